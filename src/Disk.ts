@@ -1,0 +1,248 @@
+/**
+ * The port to the operating system: every byte the store reads or writes goes through it.
+ *
+ * `Disk` is a narrow interface of the bare calls, with Node's file system as its default, so that a program can run the
+ * whole store over a disk that fails on purpose. Most programs never mention it. The functions below the interface
+ * (`readFully`, `appendFully` …) hold the rules that every implementation shares.
+ *
+ * Rules of the room:
+ *
+ * - A call that has begun is never abandoned: no effect of a `Disk` can be interrupted halfway, so no byte lands after its
+ *   caller went on.
+ * - `appendNow` and `readNow` run on the calling thread and are for at most `blocking_bytes_max`; everything larger, every
+ *   sync and every bulk read goes to the thread pool, so nothing holds the event loop for long.
+ * - A short read or write is not an error, and `EINTR` is not one either: the functions below go on where it stopped. An
+ *   fsync is never repeated.
+ *
+ * @since 0.1.0
+ */
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import type * as Scope from "effect/Scope"
+import * as Path from "node:path"
+import { IoError, type LockUnavailable } from "./Errors.ts"
+import { nodeDisk } from "./internal/nodeDisk.ts"
+
+/**
+ * The most bytes that are read or written on the calling thread. At about 3 GB/s of page cache this holds the event loop
+ * for under a tenth of a millisecond, a fraction of what handing them to the thread pool and back takes.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const blocking_bytes_max = 262_144
+
+/**
+ * An open file. Offsets and sizes are bytes.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface DiskFile {
+  readonly path: string
+  /** Reads into `into[start, end)` from `position`, on this thread: the count, less at the end of the file. */
+  readonly readNow: (into: Uint8Array, start: number, end: number, position: number) => number | IoError
+  /** The same in the thread pool. */
+  readonly read: (into: Uint8Array, start: number, end: number, position: number) => Effect.Effect<number, IoError>
+  /** Writes `bytes[start, end)` behind the end of the file, on this thread: the count the kernel took. */
+  readonly appendNow: (bytes: Uint8Array, start: number, end: number) => number | IoError
+  /** The same in the thread pool. */
+  readonly append: (bytes: Uint8Array, start: number, end: number) => Effect.Effect<number, IoError>
+  readonly size: Effect.Effect<number, IoError>
+  readonly truncate: (size: number) => Effect.Effect<void, IoError>
+  /** Makes everything written to the file durable, with its size (`fdatasync`, a full flush on macOS). */
+  readonly sync: Effect.Effect<void, IoError>
+  /** Never fails: there is nothing left to do about it. */
+  readonly close: Effect.Effect<void>
+}
+
+/**
+ * The lock's sentinel, opened.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface LockFile {
+  /** Takes the exclusive lock without waiting: `false` when another open file holds it. */
+  readonly tryLock: Effect.Effect<boolean, IoError | LockUnavailable>
+  /** Whether the path still names this very file. */
+  readonly isCurrent: Effect.Effect<boolean, IoError>
+  readonly readText: Effect.Effect<string, IoError>
+  readonly writeText: (text: string) => Effect.Effect<void, IoError>
+  /** Closes it, which releases the lock. */
+  readonly close: Effect.Effect<void>
+}
+
+/**
+ * How a file is opened: `read` an existing one, `append` to an existing one, or `create` one to append to, which must
+ * not exist. The last two can be read as well.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type OpenMode = "read" | "append" | "create"
+
+/**
+ * The calls the store makes.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface DiskService {
+  readonly open: (path: string, mode: OpenMode) => Effect.Effect<DiskFile, IoError>
+  readonly openLock: (path: string) => Effect.Effect<LockFile, IoError>
+  /** Makes a directory and its missing parents; the topmost one it made, or `undefined` when all were there. */
+  readonly makeDirectory: (path: string) => Effect.Effect<string | undefined, IoError>
+  /** Makes the entries of a directory durable. */
+  readonly syncDirectory: (path: string) => Effect.Effect<void, IoError>
+  /** The names in a directory; `isFile` follows symbolic links. */
+  readonly list: (
+    path: string
+  ) => Effect.Effect<ReadonlyArray<{ readonly name: string; readonly isFile: boolean }>, IoError>
+  readonly rename: (from: string, to: string) => Effect.Effect<void, IoError>
+  readonly remove: (path: string) => Effect.Effect<void, IoError>
+  /** Removes a directory with all that is in it; one that is missing is fine. */
+  readonly removeTree: (path: string) => Effect.Effect<void, IoError>
+}
+
+/**
+ * The disk in use. The default is Node's file system; provide another to run the store over it.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export const Disk: Context.Reference<DiskService> = Context.Reference<DiskService>("effect-datawal/Disk", {
+  defaultValue: () => nodeDisk
+})
+
+/**
+ * Opens a file for as long as the scope lasts.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const openScoped = (
+  disk: DiskService,
+  path: string,
+  mode: OpenMode
+): Effect.Effect<DiskFile, IoError, Scope.Scope> => Effect.acquireRelease(disk.open(path, mode), (file) => file.close)
+
+/**
+ * Reads `into[start, end)` from `position` in the thread pool: the count, which is less only at the end of the file.
+ *
+ * @category reading
+ * @since 0.1.0
+ */
+export const readFully = Effect.fnUntraced(function*(
+  file: DiskFile,
+  into: Uint8Array,
+  start: number,
+  end: number,
+  position: number
+): Effect.fn.Return<number, IoError> {
+  let at = start
+  while (at < end) {
+    const count = yield* retryInterrupted(file.read(into, at, end, position + at - start))
+    if (count === 0) break
+    at += count
+  }
+  return at - start
+})
+
+/**
+ * `readFully` on the calling thread, for at most `blocking_bytes_max`.
+ *
+ * @category reading
+ * @since 0.1.0
+ */
+export const readFullyNow = (
+  file: DiskFile,
+  into: Uint8Array,
+  start: number,
+  end: number,
+  position: number
+): number | IoError => {
+  let at = start
+  while (at < end) {
+    const count = file.readNow(into, at, end, position + at - start)
+    if (typeof count !== "number") {
+      if (count.code === "EINTR") continue
+      return count
+    }
+    if (count === 0) break
+    at += count
+  }
+  return at - start
+}
+
+/**
+ * Appends `bytes[start, end)` in the thread pool. When it fails, some of them may be in the file.
+ *
+ * @category writing
+ * @since 0.1.0
+ */
+export const appendFully = Effect.fnUntraced(function*(
+  file: DiskFile,
+  bytes: Uint8Array,
+  start: number,
+  end: number
+): Effect.fn.Return<void, IoError> {
+  let at = start
+  while (at < end) {
+    const count = yield* retryInterrupted(file.append(bytes, at, end))
+    if (count === 0) return yield* tookNothing(file)
+    at += count
+  }
+}, Effect.uninterruptible)
+
+/**
+ * `appendFully` on the calling thread, for at most `blocking_bytes_max`: `undefined` when all is written.
+ *
+ * @category writing
+ * @since 0.1.0
+ */
+export const appendFullyNow = (
+  file: DiskFile,
+  bytes: Uint8Array,
+  start: number,
+  end: number
+): IoError | undefined => {
+  let at = start
+  while (at < end) {
+    const count = file.appendNow(bytes, at, end)
+    if (typeof count !== "number") {
+      if (count.code === "EINTR") continue
+      return count
+    }
+    if (count === 0) return tookNothing(file)
+    at += count
+  }
+  return undefined
+}
+
+/**
+ * Makes a directory with its missing parents, and makes each new one durable in the directory above it.
+ *
+ * @category writing
+ * @since 0.1.0
+ */
+export const ensureDirectory = Effect.fnUntraced(function*(
+  disk: DiskService,
+  path: string
+): Effect.fn.Return<void, IoError> {
+  const first = yield* disk.makeDirectory(path)
+  if (first === undefined) return
+  const top = Path.dirname(Path.resolve(first))
+  let directory = Path.resolve(path)
+  while (directory !== top && directory !== Path.dirname(directory)) {
+    directory = Path.dirname(directory)
+    yield* disk.syncDirectory(directory)
+  }
+}, Effect.uninterruptible)
+
+// A regular file that takes no byte and reports no error would be asked for ever.
+const tookNothing = (file: DiskFile): IoError =>
+  new IoError({ operation: "write", path: file.path, code: "ENOSPC", cause: undefined })
+
+const retryInterrupted = <A>(effect: Effect.Effect<A, IoError>): Effect.Effect<A, IoError> =>
+  Effect.catch(effect, (error) => error.code === "EINTR" ? retryInterrupted(effect) : Effect.fail(error))

@@ -1,0 +1,265 @@
+/**
+ * The typed errors of the store.
+ *
+ * | error | raised by | what the caller can do |
+ * | --- | --- | --- |
+ * | `LockHeld` | opening for write | wait (`waitForLock`), or end the other writer |
+ * | `LockUnavailable` | opening for write | run the command it names; reading works without |
+ * | `CorruptTail` | opening, reading | look with `datawal verify`; policy `prefix` cuts it, and keeps what is cut |
+ * | `CorruptSegment` | opening, reading | restore the segment from a backup, or export what is readable |
+ * | `IoError` | anything that touches the disk | depends on `code`; a writer that met one must be reopened |
+ * | `WriterPoisoned` | every mutation after a failed one | close and reopen: recovery restores a sound tail |
+ * | `LimitExceeded` | append, put, delete | make the record smaller; nothing was written |
+ * | `InvalidPosition` | reading at a place | use a position that this log gave |
+ * | `InvalidOptions` | opening | mend the option it names |
+ * | `TargetRefused` | `Kv.compactTo` | choose a directory that is empty or absent |
+ * | `InvalidLine` | import | mend the line; everything before it is stored and synced |
+ *
+ * Every error carries the fields a handler needs, a message made from them, and, where there is one, the cause. All are
+ * schemas, so they can cross a process boundary.
+ *
+ * @since 0.1.0
+ */
+import * as Schema from "effect/Schema"
+
+/**
+ * Why bytes are not a whole valid frame, in the order in which a decoder finds out. `RecordMismatch` is a frame that is
+ * valid, but not the record that was asked for at its place.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export const DamageReason = Schema.Literals([
+  "Truncated",
+  "BadMagic",
+  "UnknownVersion",
+  "UnknownRecordType",
+  "ReservedFlags",
+  "KeyTooLarge",
+  "PayloadTooLarge",
+  "UnsupportedTxid",
+  "CrcMismatch",
+  "RecordMismatch"
+])
+
+/**
+ * @category models
+ * @since 0.1.0
+ */
+export type DamageReason = typeof DamageReason.Type
+
+const place = (segment: number, offset: number): string =>
+  `segment ${String(segment).padStart(8, "0")}, offset ${offset}`
+
+const found = (value: number | undefined): string => value === undefined ? "" : ` (found ${value})`
+
+/**
+ * Another writer, in this process or another, holds the directory's lock. Nothing was read or changed.
+ *
+ * `pid` is what the lock file says and only for people to read: it can be missing for a moment while the holder writes it.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class LockHeld extends Schema.TaggedError<LockHeld>("effect-datawal/LockHeld")("LockHeld", {
+  directory: Schema.String,
+  pid: Schema.optional(Schema.Number)
+}) {
+  override get message(): string {
+    const holder = this.pid === undefined ? "another writer" : `process ${this.pid}`
+    return `${this.directory} is locked by ${holder}; end that writer, or wait for it with the waitForLock option`
+  }
+}
+
+/**
+ * The native addon that takes the lock could not be loaded, so the store was not opened: it never goes on without the
+ * lock. `command` mends it. Reading needs no lock and goes on working.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class LockUnavailable extends Schema.TaggedError<LockUnavailable>("effect-datawal/LockUnavailable")(
+  "LockUnavailable",
+  { directory: Schema.String, command: Schema.String, cause: Schema.Defect() }
+) {
+  override get message(): string {
+    return `cannot lock ${this.directory}: the addon fs-ext is not built for Node ${process.versions.node}; ` +
+      `run \`${this.command}\``
+  }
+}
+
+/**
+ * The active segment is damaged at `offset`, and `laterFrames` whole valid records stand behind the damage (or the policy
+ * is `strict`, and the tail is torn): cutting it off could lose acknowledged data. Nothing on disk was changed.
+ *
+ * `bytes` is the distance from the damage to the end of the file.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class CorruptTail extends Schema.TaggedError<CorruptTail>("effect-datawal/CorruptTail")("CorruptTail", {
+  directory: Schema.String,
+  segment: Schema.Number,
+  offset: Schema.Number,
+  reason: DamageReason,
+  found: Schema.optional(Schema.Number),
+  bytes: Schema.Number,
+  laterFrames: Schema.Number
+}) {
+  override get message(): string {
+    const behind = this.laterFrames === 0
+      ? "the policy strict refuses a torn tail; the policy repair cuts it and keeps a copy"
+      : `${this.laterFrames} valid record(s) stand behind it; copy the store, then the policy prefix cuts them all off, ` +
+        "keeping a copy"
+    return `${this.directory} is damaged at ${place(this.segment, this.offset)}: ${this.reason}` +
+      `${found(this.found)}, ${this.bytes} bytes to the end of the file; ${behind}`
+  }
+}
+
+/**
+ * A segment holds, at `offset`, something that is not a valid frame and that no crash explains: damage to a closed segment,
+ * a newer version's frame, or not a log at all. Nothing on disk was changed.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class CorruptSegment extends Schema.TaggedError<CorruptSegment>("effect-datawal/CorruptSegment")(
+  "CorruptSegment",
+  {
+    directory: Schema.String,
+    segment: Schema.Number,
+    offset: Schema.Number,
+    reason: DamageReason,
+    found: Schema.optional(Schema.Number)
+  }
+) {
+  override get message(): string {
+    const advice = this.reason === "UnknownVersion"
+      ? "a newer program may have written it; open it with that one"
+      : "restore the segment from a backup, or read what is before it with `datawal scan`"
+    return `${this.directory} is corrupt at ${place(this.segment, this.offset)}: ${this.reason}` +
+      `${found(this.found)}; ${advice}`
+  }
+}
+
+/**
+ * The operating system refused an operation. `code` is its errno name (`ENOSPC`, `EIO`, `EACCES` …), or `UNKNOWN`.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class IoError extends Schema.TaggedError<IoError>("effect-datawal/IoError")("IoError", {
+  operation: Schema.String,
+  path: Schema.String,
+  code: Schema.String,
+  cause: Schema.optional(Schema.Defect())
+}) {
+  override get message(): string {
+    return `${this.operation} ${this.path}: ${this.code}`
+  }
+}
+
+/**
+ * An earlier write, sync or rotate of this writer failed, so what the file holds behind its last good record is unknown
+ * and this writer takes no more. Reads go on working. Close it and open the directory again: recovery restores a sound tail.
+ *
+ * `operation`, `path` and `code` name that first failure, which is also the `cause`.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class WriterPoisoned extends Schema.TaggedError<WriterPoisoned>("effect-datawal/WriterPoisoned")(
+  "WriterPoisoned",
+  {
+    directory: Schema.String,
+    operation: Schema.String,
+    path: Schema.String,
+    code: Schema.String,
+    cause: Schema.optional(Schema.Defect())
+  }
+) {
+  override get message(): string {
+    return `the writer of ${this.directory} stopped after ${this.operation} ${this.path} failed with ${this.code}; ` +
+      "close it and open the store again"
+  }
+}
+
+/**
+ * The record, or the log, would pass a fixed limit of the format. Raised before any I/O: nothing was written, and the
+ * store goes on working. `actual` and `maximum` are bytes for `key` and `payload`, numbers for `txid` and `segment`.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class LimitExceeded extends Schema.TaggedError<LimitExceeded>("effect-datawal/LimitExceeded")("LimitExceeded", {
+  limit: Schema.Literals(["key", "payload", "txid", "segment"]),
+  actual: Schema.Number,
+  maximum: Schema.Number
+}) {
+  override get message(): string {
+    return this.limit === "key" || this.limit === "payload"
+      ? `the ${this.limit} has ${this.actual} bytes, the limit is ${this.maximum}; nothing was written`
+      : `the next ${this.limit} would be ${this.actual}, the limit is ${this.maximum}; continue in a new store`
+  }
+}
+
+/**
+ * No record starts at the position that was asked for.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class InvalidPosition extends Schema.TaggedError<InvalidPosition>("effect-datawal/InvalidPosition")(
+  "InvalidPosition",
+  { directory: Schema.String, segment: Schema.Number, offset: Schema.Number }
+) {
+  override get message(): string {
+    return `${this.directory} has no record that starts at ${place(this.segment, this.offset)}`
+  }
+}
+
+/**
+ * An option has a value outside its range. Nothing was opened.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class InvalidOptions extends Schema.TaggedError<InvalidOptions>("effect-datawal/InvalidOptions")(
+  "InvalidOptions",
+  { detail: Schema.String }
+) {
+  override get message(): string {
+    return `invalid options: ${this.detail}`
+  }
+}
+
+/**
+ * The target holds something already and was left as it is.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class TargetRefused extends Schema.TaggedError<TargetRefused>("effect-datawal/TargetRefused")("TargetRefused", {
+  target: Schema.String,
+  found: Schema.String
+}) {
+  override get message(): string {
+    return `${this.target} is not empty (it holds ${this.found}); choose a directory that is empty or absent`
+  }
+}
+
+/**
+ * A line of an import is not `{"key_b64":"…","value_b64":"…"}`. `line` counts from 1. Every line before it is stored and
+ * synced; nothing of this line or behind it is.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class InvalidLine extends Schema.TaggedError<InvalidLine>("effect-datawal/InvalidLine")("InvalidLine", {
+  line: Schema.Number,
+  detail: Schema.String
+}) {
+  override get message(): string {
+    return `line ${this.line}: ${this.detail}; the lines before it are stored`
+  }
+}

@@ -1,0 +1,228 @@
+/**
+ * The live state as JSON lines, and back: one `{"key_b64":"…","value_b64":"…"}` a line, in ascending byte order of the keys,
+ * byte for byte what the Rust program writes.
+ *
+ * Reach for it to move a store elsewhere, to keep a copy that needs no program to read, or to compare two stores.
+ *
+ * A file appears whole or not at all: it is written beside its target, made durable, and renamed. An import stores and syncs
+ * every line before the first bad one. Memory is bounded by the chunks and the largest record (and, for an export, the keys).
+ *
+ * @since 0.1.0
+ */
+import * as Effect from "effect/Effect"
+import * as Result from "effect/Result"
+import * as Schema from "effect/Schema"
+import * as Stream from "effect/Stream"
+import * as NodePath from "node:path"
+import * as Disk from "./Disk.ts"
+import { type CorruptSegment, InvalidLine, type IoError, TargetRefused } from "./Errors.ts"
+import * as Frame from "./Frame.ts"
+import { lines, type NumberedLine } from "./internal/lines.ts"
+import { temporaryName } from "./internal/temporaryName.ts"
+import type * as Kv from "./Kv.ts"
+import type * as Log from "./Log.ts"
+
+/**
+ * A line: a key and its value in standard Base64 with padding.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const Line = Schema.fromJsonString(Schema.Struct({
+  key_b64: Schema.Uint8ArrayFromBase64,
+  value_b64: Schema.Uint8ArrayFromBase64
+}))
+
+/**
+ * What an export wrote: lines, and bytes of the file.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Exported {
+  readonly records_written: number
+  readonly bytes_written: number
+}
+
+/**
+ * What an import wrote: records, and the bytes of their frames.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Imported {
+  readonly records_written: number
+  readonly bytes_written: number
+}
+
+const base64 = (bytes: Uint8Array): string =>
+  Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("base64")
+
+/**
+ * The live state at the moment the stream starts, a line an element, each with its line feed.
+ *
+ * @category exporting
+ * @since 0.1.0
+ */
+export const toLines = (kv: Kv.KvRead): Stream.Stream<string, IoError | CorruptSegment> =>
+  Stream.map(
+    kv.entries({ ordered: true }),
+    ({ key, value }) => `{"key_b64":"${base64(key)}","value_b64":"${base64(value)}"}\n`
+  )
+
+/**
+ * Writes the live state to a file, whole or not at all: parents are made, an older file is replaced, and when this resolves
+ * the new one is durable. A failed or interrupted export leaves nothing behind; a killed one may leave a hidden temporary
+ * file. `TargetRefused` when the path is a directory or a device. `onProgress` is told how many lines are written.
+ *
+ * **Example** (Out and back)
+ *
+ * ```ts
+ * import { Effect, Stream } from "effect"
+ * import { Export, Kv } from "effect-datawal"
+ *
+ * const program = Effect.scoped(Effect.gen(function*() {
+ *   const kv = yield* Kv.make({ directory: "store" })
+ *   yield* kv.put("a", "1")
+ *   yield* Export.toFile(kv, "backup/store.jsonl")
+ *   const copy = yield* Kv.make({ directory: "copy" })
+ *   yield* Export.fromLines(copy, Stream.map(Export.toLines(kv), (line) => new TextEncoder().encode(line)))
+ *   return yield* copy.get("a")
+ * }))
+ *
+ * new TextDecoder().decode(await Effect.runPromise(program)) // => "1"
+ * ```
+ *
+ * @category exporting
+ * @since 0.1.0
+ */
+export const toFile = Effect.fnUntraced(function*(
+  kv: Kv.KvRead,
+  path: string,
+  options?: { readonly onProgress?: ((records: number) => void) | undefined }
+): Effect.fn.Return<Exported, IoError | CorruptSegment | TargetRefused> {
+  const disk = yield* Disk.Disk
+  const parent = NodePath.dirname(NodePath.resolve(path))
+  yield* Disk.ensureDirectory(disk, parent)
+  yield* refuseSpecial(disk, parent, path)
+  const building = NodePath.join(parent, temporaryName(path))
+  return yield* Effect.acquireUseRelease(
+    disk.open(building, "create"),
+    (file) =>
+      Effect.gen(function*() {
+        const exported = yield* writeLines(kv, file, options?.onProgress)
+        yield* file.sync
+        yield* disk.rename(building, path)
+        yield* disk.syncDirectory(parent)
+        return exported
+      }).pipe(Effect.onError(() => Effect.ignore(disk.remove(building)))),
+    (file) => file.close
+  )
+})
+
+const refuseSpecial = Effect.fnUntraced(function*(
+  disk: Disk.DiskService,
+  parent: string,
+  path: string
+): Effect.fn.Return<void, IoError | TargetRefused> {
+  const there = (yield* disk.list(parent)).find((entry) => entry.name === NodePath.basename(path))
+  if (there !== undefined && !there.isFile) {
+    return yield* new TargetRefused({ target: path, found: "something that is not a regular file" })
+  }
+})
+
+const writeLines = Effect.fnUntraced(function*(
+  kv: Kv.KvRead,
+  file: Disk.DiskFile,
+  onProgress: ((records: number) => void) | undefined
+): Effect.fn.Return<Exported, IoError | CorruptSegment> {
+  let records = 0
+  let bytes = 0
+  yield* Stream.runForEachArray(toLines(kv), (batch) => {
+    // Base64 and the line around it are ASCII.
+    const text = Buffer.from(batch.join(""), "latin1")
+    return Effect.map(Disk.appendFully(file, text, 0, text.length), () => {
+      records += batch.length
+      bytes += text.length
+      onProgress?.(records)
+    })
+  })
+  return { records_written: records, bytes_written: bytes }
+})
+
+// What is gathered before it is written: one write, and one record at least.
+const batch_bytes_max = 1_048_576
+
+/** The longest line that can hold a record: both in Base64, and room for the rest. */
+const line_bytes_max = 4 * Math.ceil(Frame.key_bytes_max / 3) + 4 * Math.ceil(Frame.payload_bytes_max / 3) + 1_024
+
+const decodeLine = Schema.decodeUnknownResult(Line)
+
+// What is wrong with a line may quote it, and a line may have megabytes.
+const detail_characters_max = 200
+
+const parse = ({ line, text }: NumberedLine): Result.Result<readonly [Uint8Array, Uint8Array], InvalidLine> => {
+  const refuse = (detail: string) => Result.fail(new InvalidLine({ line, detail }))
+  if (text === undefined) return refuse("it is longer than any record")
+  const decoded = decodeLine(text.toString("utf8"))
+  if (Result.isFailure(decoded)) {
+    return refuse(decoded.failure.message.replaceAll(/\s+/g, " ").slice(0, detail_characters_max))
+  }
+  const { key_b64: key, value_b64: value } = decoded.success
+  if (key.length > Frame.key_bytes_max) {
+    return refuse(`the key has ${key.length} bytes, the limit is ${Frame.key_bytes_max}`)
+  }
+  if (value.length > Frame.payload_bytes_max) {
+    return refuse(`the value has ${value.length} bytes, the limit is ${Frame.payload_bytes_max}`)
+  }
+  return Result.succeed([key, value])
+}
+
+/**
+ * Reads lines and puts them, in order; resolves once all are synced. Blank lines are skipped.
+ *
+ * **Details**
+ *
+ * A line that is not a record's ends it with `InvalidLine`, and a failing input with that failure: in both cases everything
+ * before is stored and synced. `onProgress` is told how many records are stored.
+ *
+ * @category importing
+ * @since 0.1.0
+ */
+export const fromLines = Effect.fnUntraced(function*<E, R>(
+  kv: Kv.Kv["Service"],
+  input: Stream.Stream<Uint8Array, E, R>,
+  options?: { readonly onProgress?: ((records: number) => void) | undefined }
+): Effect.fn.Return<Imported, E | InvalidLine | Log.WriteError, R> {
+  let records = 0
+  let bytes = 0
+  let batch: Array<readonly [Uint8Array, Uint8Array]> = []
+  let batchBytes = 0
+  const flush = Effect.suspend(() => {
+    const entries = batch
+    batch = []
+    batchBytes = 0
+    return Effect.map(kv.putMany(entries), (refs) => {
+      records += refs.length
+      for (const ref of refs) bytes += ref.len
+      options?.onProgress?.(records)
+    })
+  })
+  const read = Stream.runForEach(
+    lines(input, line_bytes_max),
+    (line): Effect.Effect<void, InvalidLine | Log.WriteError> => {
+      const parsed = parse(line)
+      if (Result.isFailure(parsed)) return Effect.fail(parsed.failure)
+      const [key, value] = parsed.success
+      batch.push(parsed.success)
+      batchBytes += Frame.encodedLength(key.length, value.length)
+      return batchBytes >= batch_bytes_max ? flush : Effect.void
+    }
+  )
+  const outcome = yield* Effect.result(read)
+  // Only what has not been handed over yet: a failed write has emptied the batch.
+  yield* flush
+  yield* kv.sync
+  if (Result.isFailure(outcome)) return yield* Effect.fail(outcome.failure)
+  return { records_written: records, bytes_written: bytes }
+})

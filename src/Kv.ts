@@ -1,0 +1,386 @@
+/**
+ * A key/value store: the last write of each key in a log wins. The idea is Bitcask's (Sheehy and Smith, 2010): places in
+ * memory, values on disk, tombstones, compaction.
+ *
+ * Reach for it where you would write one file per key, or keep a JSON file up to date: state of agents and daemons, caches
+ * that must survive, crawl results. Keys and values are bytes; strings are stored as UTF-8.
+ *
+ * Every guarantee of `Log` holds, since a put is an append: it survives the process once `put` has resolved, and power loss
+ * once `sync` has. Reads see what is written, whether it is durable yet or not, and every value is checked against its
+ * checksum and its key before it is given out.
+ *
+ * The index is in memory, about 40 bytes a key beyond the key's own: values may be larger than memory, keys may not.
+ *
+ * @since 0.1.0
+ */
+import * as Config from "effect/Config"
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import type * as Scope from "effect/Scope"
+import * as Semaphore from "effect/Semaphore"
+import * as Stream from "effect/Stream"
+import type { CorruptSegment, CorruptTail, InvalidOptions, IoError, TargetRefused, WriterPoisoned } from "./Errors.ts"
+import { type Bytes, toBytes } from "./internal/bytes.ts"
+import { closeOnFailure } from "./internal/closeOnFailure.ts"
+import { compact, type Compacted } from "./internal/compaction.ts"
+import { type KeyValue, located, Projection, readValue, type Source, withValues } from "./internal/projection.ts"
+import type { Place } from "./internal/segmentFiles.ts"
+import * as Log from "./Log.ts"
+import * as Reader from "./Reader.ts"
+import type { RecoveryReport } from "./Recovery.ts"
+
+export type {
+  /** What a compaction wrote: keys, records and the bytes of their frames. @category models @since 0.1.0 */
+  Compacted
+} from "./internal/compaction.ts"
+
+export type {
+  /** A key and its value. @category models @since 0.1.0 */
+  KeyValue
+} from "./internal/projection.ts"
+
+export type {
+  /** Where a key's record stands. @category models @since 0.1.0 */
+  Place
+} from "./internal/segmentFiles.ts"
+
+/**
+ * Which keys a stream covers, all conditions together, and in which order.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface Range {
+  /** Only keys that start so. */
+  readonly prefix?: Bytes | undefined
+  /** Only keys from this one on, itself included. */
+  readonly from?: Bytes | undefined
+  /** Only keys below this one. */
+  readonly to?: Bytes | undefined
+  /** In ascending order of the keys' bytes; otherwise in no particular order, and sooner. */
+  readonly ordered?: boolean | undefined
+}
+
+/**
+ * What a store holds and what it wastes. Bytes are of whole frames; dead ones are those of overwritten and deleted values,
+ * of tombstones and of `Raw` records, and a compaction leaves them behind.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Statistics {
+  readonly keys: number
+  readonly records: number
+  readonly liveBytes: number
+  readonly deadBytes: number
+  readonly segments: number
+}
+
+/**
+ * What can be asked of a store, whether it is open for write or not.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface KvRead {
+  readonly directory: string
+
+  /** The value of a key, or `undefined`. */
+  readonly get: (key: Bytes) => Effect.Effect<Uint8Array | undefined, IoError | CorruptSegment>
+
+  /** The values of many keys, in their order. */
+  readonly getMany: (
+    keys: Iterable<Bytes>
+  ) => Effect.Effect<Array<Uint8Array | undefined>, IoError | CorruptSegment>
+
+  /** Whether a key has a value. Asks the index only. */
+  readonly has: (key: Bytes) => Effect.Effect<boolean>
+
+  /** Where the record of a key's value stands. */
+  readonly refOf: (key: Bytes) => Effect.Effect<Place | undefined>
+
+  /** How many keys have a value. */
+  readonly size: Effect.Effect<number>
+
+  readonly isEmpty: Effect.Effect<boolean>
+
+  /** The keys that have a value when the stream starts. */
+  readonly keys: (range?: Range) => Stream.Stream<Uint8Array>
+
+  /** The keys and values at the moment the stream starts; later writes do not show in it. */
+  readonly entries: (range?: Range) => Stream.Stream<KeyValue, IoError | CorruptSegment>
+
+  /** Writes a store that holds just the live values into a directory that is empty or absent. The target appears whole or not
+   * at all, and is durable when this resolves; this store is not changed. `onProgress` is told how many keys are written. */
+  readonly compactTo: (
+    directory: string,
+    options?: { readonly onProgress?: ((keys: number) => void) | undefined }
+  ) => Effect.Effect<Compacted, CompactError>
+
+  readonly statistics: Effect.Effect<Statistics, IoError>
+}
+
+/**
+ * What a compaction can fail with. A failed one leaves no target.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export type CompactError = IoError | CorruptSegment | TargetRefused | Log.OpenError | Log.WriteError
+
+/**
+ * The store, opened for write.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export class Kv extends Context.Service<
+  Kv,
+  KvRead & {
+    /** What opening found and cut. */
+    readonly report: RecoveryReport
+
+    /** Sets the value of a key. */
+    readonly put: (key: Bytes, value: Bytes) => Effect.Effect<Log.RecordRef, Log.WriteError>
+
+    /** Sets many values, in order. If one passes a limit, none is set; if a write fails, the first few may be. */
+    readonly putMany: (
+      entries: Iterable<readonly [key: Bytes, value: Bytes]>
+    ) => Effect.Effect<Array<Log.RecordRef>, Log.WriteError>
+
+    /** Removes a key. The tombstone is written even when the key has no value. */
+    readonly delete: (key: Bytes) => Effect.Effect<Log.RecordRef, Log.WriteError>
+
+    /** Reads, decides and writes with no other write of this store in between. `f` is given the value or `undefined` and
+     * returns an answer and the new value: `undefined` removes the key, the very bytes it was given change nothing. */
+    readonly modify: <A>(
+      key: Bytes,
+      f: (current: Uint8Array | undefined) => readonly [answer: A, value: Bytes | undefined]
+    ) => Effect.Effect<A, Log.WriteError | CorruptSegment>
+
+    /** Makes everything written before it durable. */
+    readonly sync: Effect.Effect<void, IoError | WriterPoisoned>
+  }
+>()("effect-datawal/Kv") {}
+
+/**
+ * A store that is only read, as it was when it was opened. Takes no lock and changes nothing.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export class KvReader extends Context.Service<KvReader, KvRead>()("effect-datawal/KvReader") {}
+
+const makeRead = (
+  source: Source,
+  projection: Projection,
+  segments: Effect.Effect<ReadonlyArray<Log.Segment>, IoError>
+): KvRead => {
+  const get = (key: Bytes) =>
+    Effect.suspend(() => {
+      const bytes = toBytes(key)
+      const place = projection.placeOf(bytes)
+      return place === undefined ? Effect.succeed(undefined) : readValue(source, bytes, place)
+    })
+  const select = (range: Range = {}) =>
+    Stream.suspend(() =>
+      located(projection.snapshot(), {
+        ordered: range.ordered ?? false,
+        range: { prefix: optionalBytes(range.prefix), from: optionalBytes(range.from), to: optionalBytes(range.to) }
+      })
+    )
+  const entries = (range?: Range) => withValues(source, select(range))
+  return {
+    directory: source.directory,
+    get,
+    getMany: (keys) => Effect.suspend(() => Effect.forEach(Array.from(keys), get)),
+    has: (key) => Effect.sync(() => projection.has(toBytes(key))),
+    refOf: (key) => Effect.sync(() => projection.placeOf(toBytes(key))),
+    size: Effect.sync(() => projection.size),
+    isEmpty: Effect.sync(() => projection.size === 0),
+    keys: (range) => Stream.map(select(range), (place) => place.key),
+    entries,
+    compactTo: (directory, options) => compact(directory, entries({ ordered: true }), options?.onProgress),
+    statistics: Effect.map(segments, (segments) => ({
+      keys: projection.size,
+      ...projection.counts,
+      segments: segments.length
+    }))
+  }
+}
+
+const optionalBytes = (bytes: Bytes | undefined): Uint8Array | undefined =>
+  bytes === undefined ? undefined : toBytes(bytes)
+
+const makeWrite = (log: Log.Log["Service"], projection: Projection): Kv["Service"] => {
+  const read = makeRead(log, projection, log.segments)
+  const turn = Semaphore.makeUnsafe(1)
+  // Set while somebody needs that nothing else is written: then small writes wait for their turn as well.
+  let exclusive = false
+  const exclusively = <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
+    turn.withPermit(Effect.suspend(() => {
+      exclusive = true
+      return Effect.ensuring(
+        effect,
+        Effect.sync(() => {
+          exclusive = false
+        })
+      )
+    }))
+  const settled = <A, E>(write: Effect.Effect<A, E>): Effect.Effect<A, E | IoError | WriterPoisoned> =>
+    log.settle === Effect.void ? write : Effect.flatMap(write, (value) => Effect.as(log.settle, value))
+  const write = (record: Log.RecordInput) =>
+    settled(Effect.suspend(() => (exclusive ? undefined : log.appendNow(record)) ?? exclusively(log.write(record))))
+  const modify: Kv["Service"]["modify"] = (key, f) =>
+    settled(exclusively(
+      Effect.flatMap(read.get(key), (current) => {
+        const [answer, value] = f(current)
+        if (value === current) return Effect.succeed(answer)
+        const record: Log.RecordInput = value === undefined
+          ? { type: "Delete", key }
+          : { type: "Put", key, payload: value }
+        return Effect.as(log.write(record), answer)
+      })
+    ))
+  return Kv.of({
+    ...read,
+    report: log.report,
+    put: (key, value) => write({ type: "Put", key, payload: value }),
+    putMany: (entries) =>
+      settled(Effect.suspend(() => {
+        const records = Array.from(entries, ([key, payload]): Log.RecordInput => ({ type: "Put", key, payload }))
+        return exclusively(log.writeAll(records))
+      })),
+    delete: (key) => write({ type: "Delete", key }),
+    modify,
+    sync: log.sync
+  })
+}
+
+const open = Effect.fnUntraced(function*(
+  options: Omit<Log.Options, "replay">
+): Effect.fn.Return<Kv["Service"], Log.OpenError, Scope.Scope> {
+  const projection = new Projection()
+  const log = yield* Log.make({ ...options, replay: (records) => projection.applyAll(records) })
+  yield* log.observe((record, ref) => projection.apply(record.type, record.key, ref))
+  return makeWrite(log, projection)
+})
+
+/**
+ * Opens a store for write until the scope closes, with a log of its own.
+ *
+ * **Example** (A few keys)
+ *
+ * ```ts
+ * import { Effect } from "effect"
+ * import { Kv } from "effect-datawal"
+ *
+ * const program = Effect.scoped(Effect.gen(function*() {
+ *   const kv = yield* Kv.make({ directory: "settings" })
+ *   yield* kv.put("colour", "blue")
+ *   yield* kv.put("colour", "green")
+ *   yield* kv.delete("size")
+ *   yield* kv.sync
+ *   const colour = yield* kv.get("colour")
+ *   return [colour && new TextDecoder().decode(colour), yield* kv.get("size"), yield* kv.size]
+ * }))
+ *
+ * await Effect.runPromise(program) // => ["green", undefined, 1]
+ * ```
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make = (
+  options: Omit<Log.Options, "replay">
+): Effect.Effect<Kv["Service"], Log.OpenError, Scope.Scope> => closeOnFailure(open(options))
+
+/**
+ * Opens a store over a log that the application provides. What is appended to that log directly shows in it too.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const makeLog: Effect.Effect<Kv["Service"], IoError | CorruptSegment, Log.Log | Scope.Scope> = closeOnFailure(
+  Effect.gen(function*() {
+    const log = yield* Log.Log
+    const projection = new Projection()
+    // What is written while the log is read waits until it has been.
+    let early: Array<readonly [type: Log.RecordInput["type"], key: Uint8Array, ref: Log.RecordRef]> | undefined = []
+    const start = yield* log.observe((record, ref) => {
+      if (early === undefined) projection.apply(record.type, record.key, ref)
+      else early.push([record.type, record.key.slice(), ref])
+    })
+    yield* Stream.runForEachArray(log.stream, (records) =>
+      Effect.sync(() => {
+        for (const record of records) {
+          const before = record.segment < start.segment ||
+            (record.segment === start.segment && record.offset < start.offset)
+          if (before) projection.apply(record.type, record.key, record)
+        }
+      }))
+    yield* Effect.sync(() => {
+      for (const [type, key, ref] of early ?? []) projection.apply(type, key, ref)
+      early = undefined
+    })
+    return makeWrite(log, projection)
+  })
+)
+
+/**
+ * Opens a store for reading, as it is now: without the lock, while somebody else may be writing it.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const makeReader = (
+  options: Reader.Options
+): Effect.Effect<KvRead, IoError | CorruptTail | CorruptSegment | InvalidOptions, Scope.Scope> =>
+  closeOnFailure(Effect.gen(function*() {
+    const reader = yield* Reader.make(options)
+    const projection = new Projection()
+    yield* Stream.runForEachArray(
+      reader.stream,
+      (records) => Effect.sync(() => projection.applyAll(records))
+    )
+    return makeRead(reader, projection, reader.segments)
+  }))
+
+/**
+ * A layer of `make`. Bind it to a constant: two calls are two stores, and the second meets the first's lock.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer = (options: Omit<Log.Options, "replay">): Layer.Layer<Kv, Log.OpenError> =>
+  Layer.effect(Kv, make(options))
+
+/**
+ * A layer whose options come from configuration.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerConfig = (
+  options: Config.Wrap<Omit<Log.Options, "replay">>
+): Layer.Layer<Kv, Log.OpenError | Config.ConfigError> => Layer.effect(Kv, Effect.flatMap(Config.unwrap(options), make))
+
+/**
+ * A store over the `Log` that the application provides.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerLog: Layer.Layer<Kv, IoError | CorruptSegment, Log.Log> = Layer.effect(Kv, makeLog)
+
+/**
+ * A layer of `makeReader`.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerReader = (
+  options: Reader.Options
+): Layer.Layer<KvReader, IoError | CorruptTail | CorruptSegment | InvalidOptions> =>
+  Layer.effect(KvReader, makeReader(options))

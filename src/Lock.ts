@@ -1,0 +1,123 @@
+/**
+ * The directory lock: one writer per directory, in this process or any other, this program or the Rust one.
+ *
+ * `Log` and `Kv` take it themselves; use it alone to keep writers out of a store while you copy it.
+ *
+ * The lock is an exclusive `flock(2)` on the open file `.lock`, not the file's existence: the kernel lets go of it when the
+ * process dies, however it dies, so a leftover file is no obstacle. It is released when the scope closes, on success,
+ * failure, defect and interruption. Advisory: a program that does not ask for it is not kept out.
+ *
+ * @since 0.1.0
+ */
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Schedule from "effect/Schedule"
+import type * as Scope from "effect/Scope"
+import * as NodePath from "node:path"
+import * as Disk from "./Disk.ts"
+import { IoError, LockHeld, type LockUnavailable } from "./Errors.ts"
+
+/** The sentinel's name in the directory. @category constants @since 0.1.0 */
+export const lockFileName = ".lock"
+
+/**
+ * A held lock, for as long as its scope.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Lock {
+  readonly directory: string
+  readonly path: string
+}
+
+/**
+ * How long to wait for a lock that is held: a time limit (asked again every few milliseconds at first, then every 100), or
+ * a schedule of the attempts. Without it `LockHeld` comes at once.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export type Wait = Duration.Input | Schedule.Schedule<unknown, LockHeld | LockUnavailable | IoError>
+
+// Removing the sentinel between our open and our lock is a mistake, not a habit: give up rather than spin.
+const replaced_attempts_max = 100
+
+/**
+ * Takes the lock of a directory, which is made if it is missing, until the scope closes.
+ *
+ * **Details**
+ *
+ * Fails with `LockHeld` when another writer has it, with `LockUnavailable` when the lock addon cannot be loaded, and with
+ * `IoError` when the directory cannot be made or opened, or its file system cannot lock. It never goes on without the lock.
+ *
+ * **Example** (Two writers)
+ *
+ * ```ts
+ * import { Effect } from "effect"
+ * import { Lock } from "effect-datawal"
+ *
+ * const program = Effect.scoped(Effect.gen(function*() {
+ *   yield* Lock.acquire("state")
+ *   return yield* Effect.flip(Lock.acquire("state"))
+ * }))
+ *
+ * const refused = await Effect.runPromise(program)
+ * refused._tag // => "LockHeld"
+ * ```
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const acquire = (
+  directory: string,
+  options?: { readonly wait?: Wait | undefined }
+): Effect.Effect<Lock, LockHeld | LockUnavailable | IoError, Scope.Scope> => {
+  const wait = options?.wait
+  const attempt = Effect.as(
+    Effect.acquireRelease(take(directory), (file) => file.close),
+    { directory, path: NodePath.join(directory, lockFileName) }
+  )
+  if (wait === undefined) return attempt
+  return Effect.retry(attempt, {
+    schedule: Schedule.isSchedule(wait) ? wait : within(wait),
+    while: (error) => error._tag === "LockHeld"
+  })
+}
+
+const within = (limit: Duration.Input): Schedule.Schedule<unknown> =>
+  Schedule.exponential("5 millis").pipe(
+    Schedule.modifyDelay(({ duration }) => Effect.succeed(Duration.min(duration, Duration.millis(100)))),
+    Schedule.upTo({ duration: limit })
+  )
+
+const take = Effect.fnUntraced(function*(
+  directory: string
+): Effect.fn.Return<Disk.LockFile, LockHeld | LockUnavailable | IoError> {
+  const disk = yield* Disk.Disk
+  const path = NodePath.join(directory, lockFileName)
+  yield* Disk.ensureDirectory(disk, directory)
+  for (let attempt = 0; attempt < replaced_attempts_max; attempt++) {
+    const file = yield* disk.openLock(path)
+    const verdict = yield* Effect.onError(settle(directory, file), () => file.close)
+    if (verdict === "held") return file
+    yield* file.close
+  }
+  return yield* new IoError({ operation: "flock", path, code: "ESTALE", cause: undefined })
+})
+
+// Between our open and our lock somebody may have removed the sentinel, and a third may have made and locked a new one:
+// then what we locked keeps nobody out.
+const settle = Effect.fnUntraced(function*(
+  directory: string,
+  file: Disk.LockFile
+): Effect.fn.Return<"held" | "replaced", LockHeld | LockUnavailable | IoError> {
+  if (!(yield* file.tryLock)) {
+    const pid = Number.parseInt(yield* file.readText, 10)
+    return yield* new LockHeld({ directory, pid: pid > 0 ? pid : undefined })
+  }
+  if (!(yield* file.isCurrent)) return "replaced"
+  // The pid is for people; a full disk must not keep a store from being opened and repaired.
+  yield* Effect.ignore(file.writeText(`${process.pid}\n`))
+  return "held"
+})

@@ -1,0 +1,432 @@
+/**
+ * An append-only log of records with one writer: append, make durable, rotate, read back as a Stream.
+ *
+ * Reach for it where you would append JSON lines to a file: an event log, an outbox, a journal. Each record is framed and
+ * checked, a torn tail is mended when the log is opened, and two writers cannot meet.
+ *
+ * What is promised, and when:
+ *
+ * - When `append` has resolved, the record survives the death of this process, and the next read sees it.
+ * - When `sync` has resolved, everything appended before it survives the loss of power too.
+ * - A synced record is never lost, never put behind damage and never read twice, through any number of crashes and reopens.
+ * - What cannot be told from damage to synced data is never cut: opening fails and changes nothing.
+ *
+ * The limits of the promise: the disk must do what it says when it is told to flush, and no other program may write into the
+ * directory. After a write or sync has failed, the writer takes nothing more (`WriterPoisoned`); reopening recovers.
+ *
+ * @since 0.1.0
+ */
+import * as Config from "effect/Config"
+import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import type * as Exit from "effect/Exit"
+import * as Layer from "effect/Layer"
+import type * as Scope from "effect/Scope"
+import * as Sink from "effect/Sink"
+import * as Stream from "effect/Stream"
+import * as Disk from "./Disk.ts"
+import {
+  type CorruptSegment,
+  type CorruptTail,
+  InvalidOptions,
+  type InvalidPosition,
+  type IoError,
+  type LimitExceeded,
+  type LockHeld,
+  type LockUnavailable,
+  type WriterPoisoned
+} from "./Errors.ts"
+import type * as Frame from "./Frame.ts"
+import { type Bytes, toBytes } from "./internal/bytes.ts"
+import { closeOnFailure } from "./internal/closeOnFailure.ts"
+import { framesFrom, type From, invalidPosition, readRef } from "./internal/reading.ts"
+import { type Policy, recover } from "./internal/repair.ts"
+import { SegmentFiles } from "./internal/segmentFiles.ts"
+import { type Entry, type RecordRef, Writer } from "./internal/writer.ts"
+import * as Lock from "./Lock.ts"
+import * as Recovery from "./Recovery.ts"
+
+export type {
+  /** Bytes, or a string that is stored as UTF-8. @category models @since 0.1.0 */
+  Bytes
+} from "./internal/bytes.ts"
+
+export type {
+  /** Where a stream starts: a position that this log gave, or the first record whose txid is not below a given one.
+   * @category models @since 0.1.0 */
+  From
+} from "./internal/reading.ts"
+
+export type {
+  /** What opening does with damage: `repair` cuts a torn tail and keeps a copy; `strict` refuses any damage; `prefix` also
+   * cuts what `repair` refuses in the active segment (but never a newer version's frames). @category options @since 0.1.0 */
+  Policy
+} from "./internal/repair.ts"
+
+export type {
+  /** Where a record stands: segment, byte offset and length of its frame, and its txid. @category models @since 0.1.0 */
+  RecordRef
+} from "./internal/writer.ts"
+
+/**
+ * A record to append. Keys are at most 65,536 bytes, payloads 64 MiB; strings are stored as UTF-8. The bytes must not be
+ * changed until the append has resolved.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type RecordInput =
+  | { readonly type: "Raw" | "Put"; readonly key?: Bytes | undefined; readonly payload: Bytes }
+  | { readonly type: "Delete"; readonly key: Bytes }
+
+/**
+ * What an append can fail with.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export type WriteError = IoError | LimitExceeded | WriterPoisoned
+
+/**
+ * What opening for write can fail with.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export type OpenError = LockHeld | LockUnavailable | IoError | CorruptTail | CorruptSegment | InvalidOptions
+
+/**
+ * When appends are made durable: `manual`, only by `sync`; `always`, each append resolves when it is durable (concurrent ones
+ * share an fsync); or an interval, after which whatever is new is synced in the background.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export type Durability = "manual" | "always" | Duration.Input
+
+/**
+ * How a log is opened.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface Options {
+  /** Made, with its parents, if it is missing. */
+  readonly directory: string
+  /** What to do with damage; `repair` by default. */
+  readonly policy?: Policy | undefined
+  /** `manual` by default. */
+  readonly durability?: Durability | undefined
+  /** Bytes after which the log goes on in a new segment; 64 MiB by default. A larger record gets a segment of its own. */
+  readonly segmentSize?: number | undefined
+  /** Bytes asked of the disk at once when reading; 1 MiB by default. */
+  readonly chunkSize?: number | undefined
+  /** How long to wait for another writer to end; not at all by default. */
+  readonly waitForLock?: Lock.Wait | undefined
+  /** Given every record while the log is opened, in order, in batches: an index can be built without a second reading. It must
+   * not throw, and must copy what it keeps of a key or payload. */
+  readonly replay?: ((records: ReadonlyArray<Frame.LogRecord>) => void) | undefined
+}
+
+/**
+ * A segment and the bytes of the records in it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Segment {
+  readonly id: number
+  readonly bytes: number
+  readonly active: boolean
+}
+
+/**
+ * What `read` needs of a reference; a `RecordRef` is one.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface RefLike {
+  readonly segment: number
+  readonly offset: number
+  readonly len: number
+  readonly txid?: number | undefined
+}
+
+/**
+ * What a `sink` wrote: how many records, the bytes of their frames, and where the last one is.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Appended {
+  readonly records: number
+  readonly bytes: number
+  readonly last: RecordRef | undefined
+}
+
+/**
+ * The log, opened for write.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export class Log extends Context.Service<Log, {
+  readonly directory: string
+
+  /** What opening found and cut. */
+  readonly report: Recovery.RecoveryReport
+
+  /** Appends a payload as a `Raw` record. Resolves once the kernel has all of it, or as `durability` says. */
+  readonly append: (payload: Bytes) => Effect.Effect<RecordRef, WriteError>
+
+  /** Appends a record of any type. */
+  readonly appendRecord: (record: RecordInput) => Effect.Effect<RecordRef, WriteError>
+
+  /** Appends many records in one write, or few. If one passes a limit, none is written; if a write fails, the first few of
+   * them may be in the log. */
+  readonly appendAll: (records: Iterable<RecordInput>) => Effect.Effect<Array<RecordRef>, WriteError>
+
+  /** Appends what a Stream emits, an array at a time. */
+  readonly sink: Sink.Sink<Appended, RecordInput, never, WriteError>
+
+  /** For a projection that decides under its own lock: appends in this very step (`Exit`), or, where that would have to
+   * wait, does nothing (`undefined`). Does not wait for durability: `settle` does. */
+  readonly appendNow: (record: RecordInput) => Exit.Exit<RecordRef, WriteError> | undefined
+
+  /** `appendRecord`, but resolved once the kernel has the record, whatever `durability` says. */
+  readonly write: (record: RecordInput) => Effect.Effect<RecordRef, WriteError>
+
+  /** `appendAll`, but resolved once the kernel has the records, whatever `durability` says. */
+  readonly writeAll: (records: Iterable<RecordInput>) => Effect.Effect<Array<RecordRef>, WriteError>
+
+  /** Waits as `durability` demands for what was written before: for a shared fsync under `always`, else for nothing. */
+  readonly settle: Effect.Effect<void, IoError | WriterPoisoned>
+
+  /** Calls `observer` with every record as it is written, in order and in the step that writes it, until the scope closes.
+   * The position is where the first of them will stand. `observer` must not throw. */
+  readonly observe: (
+    observer: (record: Entry, ref: RecordRef) => void
+  ) => Effect.Effect<Recovery.Position, never, Scope.Scope>
+
+  /** Makes everything appended before it durable. Concurrent calls share an fsync; nothing new costs nothing. */
+  readonly sync: Effect.Effect<void, IoError | WriterPoisoned>
+
+  /** Syncs the active segment and goes on in a new one: where that starts. */
+  readonly rotate: Effect.Effect<Recovery.Position, WriteError>
+
+  /** Every record there is when the stream starts, in order. */
+  readonly stream: Stream.Stream<Frame.LogRecord, IoError | CorruptSegment>
+
+  /** Every record from a place or a txid on that is there when the stream starts. */
+  readonly streamFrom: (from: From) => Stream.Stream<Frame.LogRecord, IoError | CorruptSegment | InvalidPosition>
+
+  /** The record of one reference, checked against its checksum, length and txid. */
+  readonly read: (ref: RefLike) => Effect.Effect<Frame.LogRecord, IoError | CorruptSegment | InvalidPosition>
+
+  /** Where the next record will stand, and the last txid given (0 in an empty log). */
+  readonly end: Effect.Effect<Recovery.Position & { readonly txid: number }>
+
+  /** The segments, in order; the last is the active one. */
+  readonly segments: Effect.Effect<ReadonlyArray<Segment>>
+
+  /** The error that mutating calls fail with since a write or sync failed, or since the log was closed. */
+  readonly refusal: Effect.Effect<WriterPoisoned | IoError | undefined>
+}>()("effect-datawal/Log") {}
+
+/** Where a log goes on in a new segment unless told otherwise. @category constants @since 0.1.0 */
+export const segment_bytes_default = 67_108_864
+
+const optionsError = (options: Options): InvalidOptions | undefined => {
+  const refuse = (detail: string) => new InvalidOptions({ detail })
+  for (const name of ["segmentSize", "chunkSize"] as const) {
+    const value = options[name]
+    if (value !== undefined && !(Number.isSafeInteger(value) && value > 0)) {
+      return refuse(`${name} is a whole number of bytes above 0, not ${value}`)
+    }
+  }
+  const { durability, policy } = options
+  if (policy !== undefined && policy !== "repair" && policy !== "strict" && policy !== "prefix") {
+    return refuse(`policy is repair, strict or prefix, not ${String(policy)}`)
+  }
+  if (options.directory === "") return refuse("directory is empty")
+  if (durability === undefined || durability === "manual" || durability === "always") return undefined
+  const interval = Duration.fromInput(durability)
+  return interval._tag === "Some" && Duration.isGreaterThan(interval.value, Duration.zero) &&
+      Duration.isFinite(interval.value)
+    ? undefined
+    : refuse("durability is manual, always or an interval above 0")
+}
+
+const open = Effect.fnUntraced(function*(
+  options: Options
+): Effect.fn.Return<Log["Service"], OpenError, Scope.Scope> {
+  const invalid = optionsError(options)
+  if (invalid !== undefined) return yield* invalid
+  const { directory, durability = "manual" } = options
+  const chunkSize = options.chunkSize ?? Recovery.chunk_bytes_default
+  const disk = yield* Disk.Disk
+  yield* Lock.acquire(directory, { wait: options.waitForLock })
+  const { report, segments } = yield* recover(disk, directory, {
+    policy: options.policy ?? "repair",
+    chunkSize,
+    replay: options.replay
+  })
+  const files = new SegmentFiles(disk, directory)
+  yield* Effect.addFinalizer(() => files.closeAll)
+  const activeId = segments.at(-1)?.id ?? 1
+  const active = yield* Effect.uninterruptible(
+    Effect.tap(disk.open(Recovery.segmentPath(directory, activeId), "append"), (file) => files.adopt(activeId, file))
+  )
+  const writer = new Writer({
+    disk,
+    directory,
+    files,
+    active,
+    segments,
+    txid: report.last_txid_seen,
+    segmentSize: options.segmentSize ?? segment_bytes_default
+  })
+  yield* Effect.addFinalizer(() => writer.close)
+  if (durability !== "manual" && durability !== "always") {
+    yield* Effect.forkScoped(syncEvery(writer, Duration.fromInputUnsafe(durability)))
+  }
+  return makeService({ directory, chunkSize, report, files, writer, settles: durability === "always" })
+})
+
+const syncEvery = (writer: Writer, interval: Duration.Duration): Effect.Effect<void> =>
+  Effect.sleep(interval).pipe(
+    Effect.andThen(writer.sync),
+    Effect.forever,
+    Effect.catch((error) => Effect.logWarning("the log is no longer synced in the background", error))
+  )
+
+const toEntry = (record: RecordInput): Entry =>
+  record.type === "Delete"
+    ? { type: "Delete", key: toBytes(record.key), payload: empty }
+    : {
+      type: record.type,
+      key: record.key === undefined ? empty : toBytes(record.key),
+      payload: toBytes(record.payload)
+    }
+
+const empty = new Uint8Array(0)
+
+const makeService = (parts: {
+  readonly directory: string
+  readonly chunkSize: number
+  readonly report: Recovery.RecoveryReport
+  readonly files: SegmentFiles
+  readonly writer: Writer
+  readonly settles: boolean
+}): Log["Service"] => {
+  const { chunkSize, directory, files, report, settles, writer } = parts
+  const settled = <A>(write: Effect.Effect<A, WriteError>): Effect.Effect<A, WriteError> =>
+    settles ? Effect.flatMap(write, (value) => Effect.as(writer.sync, value)) : write
+  const write = (record: RecordInput) => Effect.suspend(() => writer.append(toEntry(record)))
+  const writeAll = (records: Iterable<RecordInput>) =>
+    Effect.suspend(() => writer.appendAll(Array.from(records, toEntry)))
+  const appendAll = (records: Iterable<RecordInput>) => settled(writeAll(records))
+  // What is there now: whole frames, all of them, so whatever is not a frame is damage.
+  const bounds = () => ({ segments: writer.segments.map(({ id }) => id), to: writer.end, chunkSize })
+  return Log.of({
+    directory,
+    report,
+    append: (payload) => settled(write({ type: "Raw", payload })),
+    appendRecord: (record) => settled(write(record)),
+    appendAll,
+    sink: Sink.reduceWhileArrayEffect(
+      (): Appended => ({ records: 0, bytes: 0, last: undefined }),
+      () => true,
+      (sum, records: ReadonlyArray<RecordInput>) => Effect.map(appendAll(records), (refs) => addAppended(sum, refs))
+    ),
+    appendNow: (record) => writer.appendNow(toEntry(record)),
+    write,
+    writeAll,
+    settle: settles ? writer.sync : Effect.void,
+    observe: (observer) =>
+      Effect.acquireRelease(
+        Effect.sync(() => {
+          writer.observe(observer)
+          return { segment: writer.end.segment, offset: writer.end.offset }
+        }),
+        () => Effect.sync(() => writer.unobserve(observer))
+      ),
+    sync: writer.sync,
+    rotate: writer.rotate,
+    stream: Stream.suspend(() => Recovery.frames(directory, bounds())).pipe(
+      Stream.catchTag("Damage", (damage) => Stream.fail(Recovery.segmentError(directory, damage)))
+    ),
+    streamFrom: (from) =>
+      Stream.suspend(() => framesFrom(directory, from, bounds())).pipe(
+        Stream.catchTag("Damage", (damage) => Stream.fail(Recovery.segmentError(directory, damage)))
+      ),
+    read: (ref) =>
+      Effect.suspend(() =>
+        writer.holds(ref) ? readRef(directory, files, ref, chunkSize) : Effect.fail(invalidPosition(directory, ref))
+      ),
+    end: Effect.sync(() => writer.end),
+    segments: Effect.sync(() => {
+      const { segment } = writer.end
+      return writer.segments.map(({ bytes, id }) => ({ id, bytes, active: id === segment }))
+    }),
+    refusal: Effect.sync(() => writer.refusal)
+  })
+}
+
+const addAppended = (sum: Appended, refs: ReadonlyArray<RecordRef>): Appended => ({
+  records: sum.records + refs.length,
+  bytes: refs.reduce((bytes, ref) => bytes + ref.len, sum.bytes),
+  last: refs.at(-1) ?? sum.last
+})
+
+/**
+ * Opens the log of a directory for write, until the scope closes: takes the lock, reads everything, mends a torn tail.
+ *
+ * **Details**
+ *
+ * When it fails, nothing is held and, except by a cut that had begun, nothing was changed. Closing the scope syncs what is
+ * new if it can, waits for what is under way, and lets go of the lock, on success, failure, defect and interruption alike.
+ *
+ * **Example** (An event log)
+ *
+ * ```ts
+ * import { Effect, Stream } from "effect"
+ * import { Log } from "effect-datawal"
+ *
+ * const program = Effect.scoped(Effect.gen(function*() {
+ *   const log = yield* Log.make({ directory: "events" })
+ *   yield* log.append("started")
+ *   yield* log.append("stopped")
+ *   yield* log.sync
+ *   return yield* Stream.runCollect(log.stream)
+ * }))
+ *
+ * const records = await Effect.runPromise(program)
+ * records.map((record) => new TextDecoder().decode(record.payload)) // => ["started", "stopped"]
+ * records.map((record) => record.txid) // => [1, 2]
+ * ```
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make = (options: Options): Effect.Effect<Log["Service"], OpenError, Scope.Scope> =>
+  closeOnFailure(open(options))
+
+/**
+ * A layer of `make`. Bind it to a constant: two calls are two logs, and the second meets the first's lock.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer = (options: Options): Layer.Layer<Log, OpenError> => Layer.effect(Log, make(options))
+
+/**
+ * A layer whose options come from configuration.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerConfig = (options: Config.Wrap<Options>): Layer.Layer<Log, OpenError | Config.ConfigError> =>
+  Layer.effect(Log, Effect.flatMap(Config.unwrap(options), make))

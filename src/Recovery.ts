@@ -1,0 +1,354 @@
+/**
+ * From the bytes of a directory to its records, and the verdict on bytes that are none. Written once: opening for write,
+ * reading without the lock, verifying, rebuilding an index and repairing all consume the Stream of this module.
+ *
+ * | where | what is found | verdict |
+ * | --- | --- | --- |
+ * | closed segment | anything but a whole valid frame | `CorruptSegment` |
+ * | active segment | a header that no crash explains | `CorruptSegment` |
+ * | active segment | zeros up to the next sector, or to the end | torn |
+ * | active segment | a frame cut short, or a bad checksum | torn, but `CorruptTail` if whole valid frames follow |
+ * | active segment | a bad checksum, and a sector of the frame all zeros | torn: that sector was never written |
+ *
+ * Records come in the order they were written, from the lowest segment id to the highest, and every record before the damage
+ * comes before the verdict. Memory is bounded by the chunk size plus one frame, never by the size of a segment.
+ *
+ * @since 0.1.0
+ */
+import * as Arr from "effect/Array"
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import type * as Pull from "effect/Pull"
+import * as Schema from "effect/Schema"
+import type * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import * as NodePath from "node:path"
+import * as Disk from "./Disk.ts"
+import { CorruptSegment, CorruptTail, DamageReason, type IoError } from "./Errors.ts"
+import * as Frame from "./Frame.ts"
+import { classify, type Damage, type Damaged } from "./internal/damage.ts"
+
+/** Bytes that a reader asks the disk for at once. @category constants @since 0.1.0 */
+export const chunk_bytes_default = 1_048_576
+
+/** The highest segment id: eight decimal digits. @category constants @since 0.1.0 */
+export const segment_max = 99_999_999
+
+/**
+ * What opening a store found, and what it cut. `tail_truncated` is 1 when the active segment ended in a torn tail; then the
+ * `tail_…` fields say where it was cut, how many bytes went and why, and `torn_file` where a copy of them is (none is made
+ * of zeros, nor by a reader, which cuts nothing).
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export const RecoveryReport = Schema.Struct({
+  files_scanned: Schema.Number,
+  records_replayed: Schema.Number,
+  tail_truncated: Schema.Literals([0, 1]),
+  tail_bytes_discarded: Schema.Number,
+  mid_stream_errors: Schema.Literals([0]),
+  unsupported_versions: Schema.Literals([0]),
+  last_txid_seen: Schema.Number,
+  tail_segment: Schema.optionalKey(Schema.Number),
+  tail_offset: Schema.optionalKey(Schema.Number),
+  tail_reason: Schema.optionalKey(DamageReason),
+  torn_file: Schema.optionalKey(Schema.String)
+})
+
+/**
+ * @category models
+ * @since 0.1.0
+ */
+export type RecoveryReport = typeof RecoveryReport.Type
+
+/**
+ * A place in the log: the segment's id and a byte offset in it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Position {
+  readonly segment: number
+  readonly offset: number
+}
+
+// A file that changes under the reader is read again this often before the verdict stands.
+const changes_max = 16
+
+/** The file name of a segment. @category getters @since 0.1.0 */
+export const segmentName = (id: number): string => `${String(id).padStart(8, "0")}.dwal`
+
+/** The path of a segment. @category getters @since 0.1.0 */
+export const segmentPath = (directory: string, id: number): string => NodePath.join(directory, segmentName(id))
+
+/**
+ * The ids of a directory's segments, ascending. The last one is the active segment.
+ *
+ * @category reading
+ * @since 0.1.0
+ */
+export const listSegments = Effect.fnUntraced(function*(
+  directory: string
+): Effect.fn.Return<ReadonlyArray<number>, IoError> {
+  const disk = yield* Disk.Disk
+  const ids: Array<number> = []
+  for (const entry of yield* disk.list(directory)) {
+    const id = /^\d{8}\.dwal$/.test(entry.name) && entry.isFile ? Number.parseInt(entry.name, 10) : 0
+    if (id > 0) ids.push(id)
+  }
+  return ids.sort((a, b) => a - b)
+})
+
+/** How `frames` reads. @internal */
+export interface FramesOptions {
+  readonly segments: ReadonlyArray<number>
+  /** The first record to read; one must start there. */
+  readonly from?: Position | undefined
+  /** Where the reader itself knows that whole frames end: everything before it counts as closed. */
+  readonly to?: Position | undefined
+  readonly chunkSize?: number | undefined
+}
+
+/**
+ * The records of the segments, failing with the `Damage` that ends them, if any. @internal
+ */
+export const frames = (directory: string, options: FramesOptions): Stream.Stream<Frame.LogRecord, IoError | Damage> =>
+  Stream.suspend(() => {
+    const { from, to } = options
+    const ids = options.segments.filter((id) => id >= (from?.segment ?? 0) && id <= (to?.segment ?? segment_max))
+    const active = options.segments.at(-1)
+    // The txid of the last valid record: what makes a frame behind the damage a later one.
+    const progress = { txid: 0 }
+    return Stream.flatMap(Stream.fromIterable(ids), (id) =>
+      segmentFrames(directory, {
+        id,
+        start: from?.segment === id ? from.offset : 0,
+        end: to?.segment === id ? to.offset : undefined,
+        closed: to !== undefined || id !== active,
+        chunkSize: options.chunkSize ?? chunk_bytes_default
+      }, progress))
+  })
+
+interface SegmentScan {
+  readonly id: number
+  readonly start: number
+  readonly end: number | undefined
+  readonly closed: boolean
+  readonly chunkSize: number
+}
+
+interface Chunk {
+  readonly bytes: Uint8Array
+  readonly view: DataView
+  readonly base: number
+  /** The file ended before the chunk was full. */
+  readonly short: boolean
+}
+
+const segmentFrames = (
+  directory: string,
+  scan: SegmentScan,
+  progress: { txid: number }
+): Stream.Stream<Frame.LogRecord, IoError | Damage> =>
+  Stream.unwrap(Effect.gen(function*() {
+    const disk = yield* Disk.Disk
+    const scope = yield* Effect.scope
+    const file = yield* Disk.openScoped(disk, segmentPath(directory, scan.id), "read")
+    const size = scan.end ?? (yield* file.size)
+    return Stream.fromPull(Effect.succeed(new SegmentReader(file, scan, size, progress, scope).pull))
+  }))
+
+const readChunk = Effect.fnUntraced(function*(
+  file: Disk.DiskFile,
+  base: number,
+  length: number
+): Effect.fn.Return<Chunk, IoError> {
+  const bytes = new Uint8Array(Buffer.allocUnsafeSlow(length).buffer)
+  const count = yield* Disk.readFully(file, bytes, 0, length, base)
+  return { bytes: bytes.subarray(0, count), view: new DataView(bytes.buffer, 0, count), base, short: count < length }
+})
+
+/**
+ * Reads one segment, a chunk a pull. Each chunk starts at a frame: the headers are walked first, which says where the next
+ * chunk starts, so that it can be on its way while the checksums of this one are verified, and no byte is ever copied.
+ */
+class SegmentReader {
+  readonly #file: Disk.DiskFile
+  readonly #scan: SegmentScan
+  readonly #progress: { txid: number }
+  readonly #scope: Scope.Scope
+  /** Where the file ended when it was opened: what a live writer adds later is not looked at. */
+  #size: number
+  #position: number
+  #ahead: Fiber.Fiber<Chunk, IoError> | undefined
+  #damage: Damage | undefined
+  #changes = 0
+
+  constructor(
+    file: Disk.DiskFile,
+    scan: SegmentScan,
+    size: number,
+    progress: { txid: number },
+    scope: Scope.Scope
+  ) {
+    this.#file = file
+    this.#scan = scan
+    this.#size = size
+    this.#progress = progress
+    this.#scope = scope
+    this.#position = scan.start
+  }
+
+  readonly pull: Pull.Pull<Arr.NonEmptyReadonlyArray<Frame.LogRecord>, IoError | Damage> = Effect.suspend(() =>
+    this.#damage !== undefined
+      ? Effect.fail(this.#damage)
+      : this.#position >= this.#size
+      ? Cause.done()
+      : Effect.flatMap(
+        this.#next(),
+        (records) => Arr.isArrayNonEmpty(records) ? Effect.succeed(records) : this.pull
+      )
+  )
+
+  readonly #next = Effect.fnUntraced(function*(
+    this: SegmentReader
+  ): Effect.fn.Return<Array<Frame.LogRecord>, IoError> {
+    let chunk = this.#ahead === undefined
+      ? yield* this.#read(this.#scan.chunkSize)
+      : yield* Fiber.join(this.#ahead)
+    this.#ahead = undefined
+    let walked = this.#walk(chunk)
+    while (walked.wanted > 0) {
+      chunk = yield* this.#read(walked.wanted)
+      walked = this.#walk(chunk)
+    }
+    this.#position += walked.length
+    if (walked.damaged === undefined && this.#position < this.#size) yield* this.#readAhead(walked.records)
+    const damaged = this.#verify(chunk, walked.records) ?? walked.damaged
+    const last = walked.records.at(-1)
+    if (last !== undefined) this.#progress.txid = last.txid
+    if (damaged !== undefined) yield* this.#judge(damaged)
+    return walked.records
+  })
+
+  #read(length: number): Effect.Effect<Chunk, IoError> {
+    return readChunk(this.#file, this.#position, Math.min(length, this.#size - this.#position))
+  }
+
+  /**
+   * The frames whose headers are sound and which are wholly in the chunk, how many bytes they take, and either what is wrong
+   * behind them, or how many bytes the first frame wants when the chunk holds less than one.
+   */
+  #walk(chunk: Chunk): {
+    readonly records: Array<Frame.LogRecord>
+    readonly length: number
+    readonly wanted: number
+    readonly damaged: Damaged | undefined
+  } {
+    const { base, bytes, view } = chunk
+    // Somebody cut the file: it ends here now, unless whole frames are known to have been behind.
+    if (chunk.short && this.#scan.end === undefined) this.#size = base + bytes.length
+    const records: Array<Frame.LogRecord> = []
+    const stop = (at: number, wanted: number, damaged?: Damaged) => ({ records, length: at, wanted, damaged })
+    let at = 0
+    while (at < bytes.length) {
+      const length = Frame.inspect(view, at, bytes.length)
+      if (length < Frame.headerTruncated) {
+        return stop(at, 0, { ...Frame.damaged(view, at, length), offset: base + at, length: 0 })
+      }
+      if (length === Frame.headerTruncated || at + length > bytes.length) {
+        const needed = Math.max(length, Frame.header_bytes)
+        if (chunk.short || base + at + needed > this.#size) {
+          return stop(at, 0, { reason: "Truncated", offset: base + at, length: 0 })
+        }
+        return stop(at, at === 0 ? needed : 0)
+      }
+      records.push(Frame.recordAt(bytes, view, at, this.#scan.id, base))
+      at += length
+    }
+    return chunk.short && base + at < this.#size
+      ? stop(at, 0, { reason: "Truncated", offset: base + at, length: 0 })
+      : stop(at, 0)
+  }
+
+  // Records tend to be of a size: a chunk that holds at least two of the last one's needs no second read.
+  #readAhead(records: ReadonlyArray<Frame.LogRecord>): Effect.Effect<void> {
+    const length = Math.max(this.#scan.chunkSize, 2 * (records.at(-1)?.len ?? 0))
+    return Effect.map(
+      Effect.forkIn(this.#read(length), this.#scope, { startImmediately: true }),
+      (fiber) => {
+        this.#ahead = fiber
+      }
+    )
+  }
+
+  /** Drops the first record whose checksum does not hold, and all behind it. */
+  #verify(chunk: Chunk, records: Array<Frame.LogRecord>): Damaged | undefined {
+    for (let index = 0; index < records.length; index++) {
+      const record = records[index] as Frame.LogRecord
+      if (!Frame.checksumHolds(chunk.bytes, chunk.view, record.offset - chunk.base, record.len)) {
+        records.length = index
+        return { reason: "CrcMismatch", offset: record.offset, length: record.len }
+      }
+    }
+    return undefined
+  }
+
+  /**
+   * Settles what the damage is. Without the lock the bytes may have been a writer's half-written frame, or a tail under
+   * repair: if the file has changed since, it is read again from the damaged place.
+   */
+  readonly #judge = Effect.fnUntraced(function*(
+    this: SegmentReader,
+    damaged: Damaged
+  ): Effect.fn.Return<void, IoError> {
+    const { closed, id } = this.#scan
+    const where = { segment: id, size: this.#size, closed, txid: this.#progress.txid }
+    const damage = yield* classify(this.#file, where, damaged)
+    if (!closed && damage.verdict !== "Torn" && this.#changes < changes_max) {
+      const size = yield* this.#file.size
+      if (size !== this.#size) {
+        this.#changes++
+        this.#size = size
+        this.#position = damaged.offset
+        this.#ahead = undefined
+        return
+      }
+    }
+    this.#damage = damage
+  })
+}
+
+/** What damage is to those who know that whole frames were there. @internal */
+export const segmentError = (directory: string, damage: Damage): CorruptSegment => {
+  const { found, offset, reason, segment } = damage
+  return new CorruptSegment({ directory, segment, offset, reason, found })
+}
+
+/** The public error that a `Damage` becomes: for a torn tail `CorruptTail`, which only `strict` makes of it. @internal */
+export const damageError = (directory: string, damage: Damage): CorruptTail | CorruptSegment => {
+  const { bytes, found, laterFrames, offset, reason, segment } = damage
+  return damage.verdict === "CorruptSegment"
+    ? segmentError(directory, damage)
+    : new CorruptTail({ directory, segment, offset, reason, found, bytes, laterFrames })
+}
+
+/** The report on records counted so far and the torn tail behind them, if any. @internal */
+export const makeReport = (
+  files: number,
+  counted: { readonly records: number; readonly txid: number },
+  torn?: Damage,
+  tornFile?: string
+): RecoveryReport => ({
+  files_scanned: files,
+  records_replayed: counted.records,
+  tail_truncated: torn === undefined ? 0 : 1,
+  tail_bytes_discarded: torn?.bytes ?? 0,
+  mid_stream_errors: 0,
+  unsupported_versions: 0,
+  last_txid_seen: counted.txid,
+  ...(torn === undefined ? {} : { tail_segment: torn.segment, tail_offset: torn.offset, tail_reason: torn.reason }),
+  ...(tornFile === undefined ? {} : { torn_file: tornFile })
+})

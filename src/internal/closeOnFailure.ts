@@ -1,0 +1,20 @@
+/**
+ * Acquires in a scope of its own, which is closed at once when acquiring fails or is interrupted, and with the caller's scope
+ * otherwise: a store that did not open holds no lock, however long the caller's scope lives on.
+ */
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Scope from "effect/Scope"
+
+export const closeOnFailure = <A, E, R>(
+  acquire: Effect.Effect<A, E, R | Scope.Scope>
+): Effect.Effect<A, E, Exclude<R, Scope.Scope> | Scope.Scope> =>
+  Effect.uninterruptibleMask((restore) =>
+    Effect.gen(function*() {
+      const scope = yield* Scope.make()
+      const exit = yield* Effect.exit(restore(Scope.provide(acquire, scope)))
+      if (Exit.isFailure(exit)) yield* Scope.close(scope, exit)
+      else yield* Effect.addFinalizer((exit) => Scope.close(scope, exit))
+      return yield* exit
+    })
+  )

@@ -1,0 +1,71 @@
+/**
+ * Writing the live values into a new store. It is built in a directory of its own beside the target, made durable there, and
+ * renamed: the target is absent or whole, whatever happens on the way. Only this process's death leaves the directory behind.
+ */
+import * as Effect from "effect/Effect"
+import * as Stream from "effect/Stream"
+import * as NodePath from "node:path"
+import * as Disk from "../Disk.ts"
+import { type IoError, TargetRefused } from "../Errors.ts"
+import type * as Log from "../Log.ts"
+import { make as makeLog } from "../Log.ts"
+import type { KeyValue } from "./projection.ts"
+import { temporaryName } from "./temporaryName.ts"
+
+export interface Compacted {
+  readonly live_keys: number
+  readonly records_written: number
+  readonly bytes_written: number
+}
+
+export const compact = Effect.fnUntraced(function*<E>(
+  target: string,
+  entries: Stream.Stream<KeyValue, E>,
+  onProgress: ((keys: number) => void) | undefined
+): Effect.fn.Return<Compacted, E | IoError | TargetRefused | Log.OpenError | Log.WriteError> {
+  const disk = yield* Disk.Disk
+  const path = NodePath.resolve(target)
+  const parent = NodePath.dirname(path)
+  yield* refuseUsed(disk, target)
+  yield* Disk.ensureDirectory(disk, parent)
+  const building = NodePath.join(parent, temporaryName(path))
+  return yield* Effect.gen(function*() {
+    const compacted = yield* Effect.scoped(write(building, entries, onProgress))
+    // The kernel refuses to rename over a directory that has been filled in the meantime.
+    yield* Effect.catch(
+      disk.rename(building, path),
+      (error) => Effect.flatMap(refuseUsed(disk, target), () => Effect.fail(error))
+    )
+    yield* disk.syncDirectory(parent)
+    return compacted
+  }).pipe(Effect.onError(() => Effect.ignore(disk.removeTree(building))))
+})
+
+const write = Effect.fnUntraced(function*<E>(
+  directory: string,
+  entries: Stream.Stream<KeyValue, E>,
+  onProgress: ((keys: number) => void) | undefined
+) {
+  const log = yield* makeLog({ directory })
+  let records = 0
+  let bytes = 0
+  yield* Stream.runForEachArray(entries, (batch) =>
+    Effect.map(
+      log.appendAll(batch.map(({ key, value }) => ({ type: "Put", key, payload: value }))),
+      (refs) => {
+        records += refs.length
+        for (const ref of refs) bytes += ref.len
+        onProgress?.(records)
+      }
+    ))
+  yield* log.sync
+  return { live_keys: records, records_written: records, bytes_written: bytes }
+})
+
+const refuseUsed = (disk: Disk.DiskService, target: string): Effect.Effect<void, IoError | TargetRefused> =>
+  disk.list(target).pipe(
+    Effect.catch((error) => error.code === "ENOENT" ? Effect.succeed([]) : Effect.fail(error)),
+    Effect.flatMap(([first]) =>
+      first === undefined ? Effect.void : Effect.fail(new TargetRefused({ target, found: first.name }))
+    )
+  )

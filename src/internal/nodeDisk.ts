@@ -1,0 +1,174 @@
+/**
+ * The `Disk` of Node: `node:fs` for files and `fs-ext` for `flock`, whose lock is the very one the Rust program takes. The
+ * addon is loaded when a lock is asked for, so reading needs no native code.
+ */
+import * as Effect from "effect/Effect"
+import * as NFS from "node:fs"
+import * as Module from "node:module"
+import * as Path from "node:path"
+import type { DiskFile, DiskService, LockFile, OpenMode } from "../Disk.ts"
+import { IoError, LockUnavailable } from "../Errors.ts"
+
+const ioError = (operation: string, path: string, cause: unknown): IoError => {
+  const code = typeof cause === "object" && cause !== null && "code" in cause && typeof cause.code === "string"
+    ? cause.code
+    : "UNKNOWN"
+  return new IoError({ operation, path, code, cause })
+}
+
+type Callback<A> = (error: NodeJS.ErrnoException | null, value: A) => void
+
+/** One call in the thread pool. It cannot be interrupted: Node would go on with it behind the caller's back. */
+const pooled = <A>(
+  operation: string,
+  path: string,
+  call: (done: Callback<A>) => void
+): Effect.Effect<A, IoError> =>
+  Effect.uninterruptible(Effect.callback<A, IoError>((resume) => {
+    const done: Callback<A> = (error, value) =>
+      resume(error === null ? Effect.succeed(value) : Effect.fail(ioError(operation, path, error)))
+    try {
+      call(done)
+    } catch (cause) {
+      resume(Effect.fail(ioError(operation, path, cause)))
+    }
+  }))
+
+const pooledVoid = (
+  operation: string,
+  path: string,
+  call: (done: (error: NodeJS.ErrnoException | null) => void) => void
+): Effect.Effect<void, IoError> => pooled<void>(operation, path, (done) => call((error) => done(error, undefined)))
+
+const { O_APPEND, O_CREAT, O_EXCL, O_RDONLY, O_RDWR } = NFS.constants
+
+const openFlags: { readonly [Mode in OpenMode]: number } = {
+  read: O_RDONLY,
+  append: O_RDWR | O_APPEND,
+  create: O_RDWR | O_APPEND | O_CREAT | O_EXCL
+}
+
+const makeFile = (path: string, fd: number): DiskFile => ({
+  path,
+  readNow: (into, start, end, position) => {
+    try {
+      return NFS.readSync(fd, into, start, end - start, position)
+    } catch (cause) {
+      return ioError("read", path, cause)
+    }
+  },
+  read: (into, start, end, position) =>
+    pooled<number>("read", path, (done) => NFS.read(fd, into, start, end - start, position, done)),
+  appendNow: (bytes, start, end) => {
+    try {
+      return NFS.writeSync(fd, bytes, start, end - start)
+    } catch (cause) {
+      return ioError("write", path, cause)
+    }
+  },
+  append: (bytes, start, end) =>
+    pooled<number>("write", path, (done) => NFS.write(fd, bytes, start, end - start, null, done)),
+  size: Effect.map(pooled<NFS.Stats>("stat", path, (done) => NFS.fstat(fd, done)), (stats) => stats.size),
+  truncate: (size) => pooledVoid("truncate", path, (done) => NFS.ftruncate(fd, size, done)),
+  sync: pooledVoid("sync", path, (done) => NFS.fdatasync(fd, done)),
+  close: close(path, fd)
+})
+
+const close = (path: string, fd: number): Effect.Effect<void> =>
+  Effect.catch(
+    pooledVoid("close", path, (done) => NFS.close(fd, done)),
+    (error) => Effect.logDebug("the descriptor could not be closed", error)
+  )
+
+const openDescriptor = (operation: string, path: string, flags: number): Effect.Effect<number, IoError> =>
+  pooled<number>(operation, path, (done) => NFS.open(path, flags, 0o666, done))
+
+const open = (path: string, mode: OpenMode): Effect.Effect<DiskFile, IoError> =>
+  Effect.map(openDescriptor(mode === "create" ? "create" : "open", path, openFlags[mode]), (fd) => makeFile(path, fd))
+
+/** The command that builds the addon where it is missing or was built for another Node. */
+export const mendCommand = "npm rebuild fs-ext"
+
+type FlockSync = (fd: number, operation: "exnb") => void
+
+const loadFlock = (path: string): Effect.Effect<FlockSync, LockUnavailable> =>
+  Effect.try({
+    try: () => (Module.createRequire(import.meta.url)("fs-ext") as { readonly flockSync: FlockSync }).flockSync,
+    catch: (cause) => new LockUnavailable({ directory: Path.dirname(path), command: mendCommand, cause })
+  })
+
+const makeLockFile = (path: string, fd: number): LockFile => ({
+  tryLock: Effect.flatMap(loadFlock(path), (flockSync) => flockNow(flockSync, path, fd)),
+  isCurrent: Effect.try({
+    try: () => {
+      const held = NFS.fstatSync(fd)
+      const named = NFS.statSync(path, { throwIfNoEntry: false })
+      return named !== undefined && named.ino === held.ino && named.dev === held.dev
+    },
+    catch: (cause) => ioError("stat", path, cause)
+  }),
+  readText: Effect.try({
+    try: () => {
+      const bytes = Buffer.alloc(64)
+      return bytes.toString("latin1", 0, NFS.readSync(fd, bytes, 0, bytes.length, 0))
+    },
+    catch: (cause) => ioError("read", path, cause)
+  }),
+  writeText: (text) =>
+    Effect.try({
+      try: () => {
+        NFS.ftruncateSync(fd, 0)
+        NFS.writeSync(fd, text, 0, "latin1")
+      },
+      catch: (cause) => ioError("write", path, cause)
+    }),
+  close: close(path, fd)
+})
+
+const flockNow = (flockSync: FlockSync, path: string, fd: number): Effect.Effect<boolean, IoError> =>
+  Effect.suspend(() => {
+    for (;;) {
+      try {
+        flockSync(fd, "exnb")
+        return Effect.succeed(true)
+      } catch (cause) {
+        const error = ioError("flock", path, cause)
+        if (error.code === "EINTR") continue
+        return error.code === "EAGAIN" || error.code === "EWOULDBLOCK" ? Effect.succeed(false) : Effect.fail(error)
+      }
+    }
+  })
+
+const openLock = (path: string): Effect.Effect<LockFile, IoError> =>
+  Effect.map(openDescriptor("open", path, O_RDWR | O_CREAT), (fd) => makeLockFile(path, fd))
+
+const syncDirectory = (path: string): Effect.Effect<void, IoError> =>
+  Effect.acquireUseRelease(
+    openDescriptor("open", path, O_RDONLY),
+    (fd) => pooledVoid("sync directory", path, (done) => NFS.fsync(fd, done)),
+    (fd) => close(path, fd)
+  )
+
+const list: DiskService["list"] = (path) =>
+  Effect.map(
+    pooled<Array<NFS.Dirent>>("list", path, (done) => NFS.readdir(path, { withFileTypes: true }, done)),
+    (entries) => entries.map((entry) => ({ name: entry.name, isFile: isFile(path, entry) }))
+  )
+
+// A directory entry may not know its type, and a symbolic link to a segment counts as that segment.
+const isFile = (directory: string, entry: NFS.Dirent): boolean =>
+  entry.isFile() ||
+  (!entry.isDirectory() &&
+    NFS.statSync(Path.join(directory, entry.name), { throwIfNoEntry: false })?.isFile() === true)
+
+export const nodeDisk: DiskService = {
+  open,
+  openLock,
+  makeDirectory: (path) =>
+    pooled<string | undefined>("create directory", path, (done) => NFS.mkdir(path, { recursive: true }, done)),
+  syncDirectory,
+  list,
+  rename: (from, to) => pooledVoid("rename", from, (done) => NFS.rename(from, to, done)),
+  remove: (path) => pooledVoid("remove", path, (done) => NFS.unlink(path, done)),
+  removeTree: (path) => pooledVoid("remove", path, (done) => NFS.rm(path, { recursive: true, force: true }, done))
+}

@@ -1,0 +1,143 @@
+/**
+ * The fold of the log into keys: which record is the last one of each key, and what all the others cost.
+ *
+ * Only places are held; every value is read from its frame, which is checked again each time.
+ */
+import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
+import * as Stream from "effect/Stream"
+import { CorruptSegment, type InvalidPosition, type IoError } from "../Errors.ts"
+import type { LogRecord, RecordType } from "../Frame.ts"
+import { Keydir, type KeydirSnapshot, type KeyRange, type Located } from "./keydir.ts"
+import type { Place } from "./segmentFiles.ts"
+
+/** What a projection reads single records through. */
+export interface Source {
+  readonly directory: string
+  readonly read: (place: Place) => Effect.Effect<LogRecord, IoError | CorruptSegment | InvalidPosition>
+}
+
+/** A key and its value. */
+export interface KeyValue {
+  readonly key: Uint8Array
+  readonly value: Uint8Array
+}
+
+// The values of one step of a stream: many small ones, or one large one.
+const step_bytes_max = 1_048_576
+const step_keys_max = 512
+
+export class Projection {
+  readonly #keydir = new Keydir()
+  #records = 0
+  #bytes = 0
+  #liveBytes = 0
+
+  get size(): number {
+    return this.#keydir.size
+  }
+
+  get counts(): { readonly records: number; readonly liveBytes: number; readonly deadBytes: number } {
+    return { records: this.#records, liveBytes: this.#liveBytes, deadBytes: this.#bytes - this.#liveBytes }
+  }
+
+  /** Folds one record in. Records come in the order of the file; the key is copied. */
+  apply(type: RecordType, key: Uint8Array, place: Place): void {
+    this.#records++
+    this.#bytes += place.len
+    if (type === "Put") {
+      this.#liveBytes += place.len - this.#keydir.set(key, place.segment, place.offset, place.len)
+    } else if (type === "Delete") {
+      this.#liveBytes -= this.#keydir.delete(key)
+    }
+  }
+
+  applyAll(records: ReadonlyArray<LogRecord>): void {
+    for (const record of records) this.apply(record.type, record.key, record)
+  }
+
+  placeOf(key: Uint8Array): Place | undefined {
+    const entry = this.#keydir.find(key)
+    return entry < 0 ? undefined : {
+      segment: this.#keydir.segmentOf(entry),
+      offset: this.#keydir.offsetOf(entry),
+      len: this.#keydir.lenOf(entry)
+    }
+  }
+
+  has(key: Uint8Array): boolean {
+    return this.#keydir.find(key) >= 0
+  }
+
+  snapshot(): KeydirSnapshot {
+    return this.#keydir.snapshot()
+  }
+}
+
+/** The value of the record at a place, which must be a Put of that key. */
+export const readValue = (
+  source: Source,
+  key: Uint8Array,
+  place: Place
+): Effect.Effect<Uint8Array, IoError | CorruptSegment> =>
+  Effect.matchEffect(source.read(place), {
+    onSuccess: (record) =>
+      record.type === "Put" && sameBytes(record.key, key)
+        ? Effect.succeed(record.payload)
+        : Effect.fail(mismatch(source, place)),
+    onFailure: (error) => Effect.fail(error._tag === "InvalidPosition" ? mismatch(source, place) : error)
+  })
+
+const mismatch = (source: Source, place: Place): CorruptSegment =>
+  new CorruptSegment({
+    directory: source.directory,
+    segment: place.segment,
+    offset: place.offset,
+    reason: "RecordMismatch",
+    found: undefined
+  })
+
+const sameBytes = (a: Uint8Array, b: Uint8Array): boolean => {
+  if (a.length !== b.length) return false
+  for (let at = 0; at < a.length; at++) {
+    if (a[at] !== b[at]) return false
+  }
+  return true
+}
+
+/** The places in a snapshot, a batch a pull. Sorting is done in steps between which others run. */
+export const located = (
+  snapshot: KeydirSnapshot,
+  options: { readonly ordered: boolean; readonly range: KeyRange }
+): Stream.Stream<Located> =>
+  Stream.suspend(() => {
+    const steps = snapshot.batches({ ordered: options.ordered, range: options.range, batch: step_keys_max })
+    const next = Effect.sync(() => {
+      const step = steps.next()
+      return step.done === true
+        ? [[], Option.none<void>()] as const
+        : [step.value, Option.some<void>(undefined)] as const
+    })
+    return Stream.paginate<void, Located>(undefined, () => Effect.tap(next, Effect.yieldNow))
+  })
+
+/** The keys with their values, in steps of bounded bytes. */
+export const withValues = <E>(
+  source: Source,
+  keys: Stream.Stream<Located, E>
+): Stream.Stream<KeyValue, E | IoError | CorruptSegment> =>
+  Stream.flatMap(Stream.chunks(keys), (batch) =>
+    Stream.paginate(0, (from) => {
+      let to = from + 1
+      let bytes = batch[from]?.len ?? 0
+      for (; to < batch.length; to++) {
+        bytes += batch[to]?.len ?? 0
+        if (bytes > step_bytes_max) break
+      }
+      return Effect.map(
+        Effect.forEach(batch.slice(from, to), (place) =>
+          Effect.map(readValue(source, place.key, place), (value): KeyValue => ({ key: place.key, value }))),
+        (values) =>
+          [values, to < batch.length ? Option.some(to) : Option.none<number>()] as const
+      )
+    }))

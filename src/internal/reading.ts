@@ -1,0 +1,137 @@
+/**
+ * Records from a position on, for the writer and for readers without the lock: where a position may be, and the public error
+ * that damage becomes.
+ */
+import * as Effect from "effect/Effect"
+import * as Stream from "effect/Stream"
+import * as Disk from "../Disk.ts"
+import { type CorruptSegment, InvalidPosition, type IoError } from "../Errors.ts"
+import * as Frame from "../Frame.ts"
+import * as Recovery from "../Recovery.ts"
+import type { Damage } from "./damage.ts"
+import type { Place, SegmentFiles } from "./segmentFiles.ts"
+
+/** Where to start: at a record's place, or at the first record whose txid is not below the one given. */
+export type From = Recovery.Position | { readonly txid: number }
+
+export interface Bounds {
+  readonly segments: ReadonlyArray<number>
+  readonly to?: Recovery.Position | undefined
+  readonly chunkSize: number
+}
+
+/** The records from a place or a txid on. */
+export const framesFrom = (
+  directory: string,
+  from: From,
+  bounds: Bounds
+): Stream.Stream<Frame.LogRecord, IoError | InvalidPosition | Damage> =>
+  "txid" in from
+    ? Stream.unwrap(Effect.map(locate(directory, bounds.segments, from.txid), (segment) =>
+      Stream.dropWhile(
+        Recovery.frames(directory, { ...bounds, from: { segment, offset: 0 } }),
+        (record) => record.txid < from.txid
+      )))
+    : Stream.unwrap(Effect.as(
+      checkPlace(directory, from, bounds),
+      Stream.catchTag(
+        Recovery.frames(directory, { ...bounds, from }),
+        "Damage",
+        (damage) => Stream.unwrap(Effect.map(misplaced(directory, from, bounds, damage), Stream.fail))
+      )
+    ))
+
+// The only failure at the very place asked for that is the caller's: no frame starts there.
+const misplaced = Effect.fnUntraced(function*(
+  directory: string,
+  from: Recovery.Position,
+  bounds: Bounds,
+  damage: Damage
+): Effect.fn.Return<InvalidPosition | Damage, IoError> {
+  const atPlace = damage.segment === from.segment && damage.offset === from.offset
+  return atPlace && !(yield* isBoundary(directory, from, bounds))
+    ? invalidPosition(directory, from)
+    : damage
+})
+
+const checkPlace = Effect.fnUntraced(function*(
+  directory: string,
+  from: Recovery.Position,
+  bounds: Bounds
+): Effect.fn.Return<void, IoError | InvalidPosition> {
+  const { offset, segment } = from
+  if (offset === 0) return
+  const known = Number.isSafeInteger(offset) && offset > 0 && bounds.segments.includes(segment) &&
+    (bounds.to === undefined || segment < bounds.to.segment || offset <= bounds.to.offset)
+  if (known && offset <= (yield* sizeOf(directory, segment))) return
+  return yield* invalidPosition(directory, from)
+})
+
+const sizeOf = (directory: string, segment: number): Effect.Effect<number, IoError> =>
+  Effect.scoped(
+    Effect.flatMap(Disk.Disk, (disk) =>
+      Effect.flatMap(Disk.openScoped(disk, Recovery.segmentPath(directory, segment), "read"), (file) =>
+        file.size))
+  )
+
+/** Whether the frames of a segment, walked from its start, come to a boundary exactly there. */
+export const isBoundary = (
+  directory: string,
+  place: Recovery.Position,
+  bounds: { readonly chunkSize: number }
+): Effect.Effect<boolean, IoError> =>
+  Recovery.frames(directory, { segments: [place.segment], to: place, chunkSize: bounds.chunkSize }).pipe(
+    Stream.runDrain,
+    Effect.as(true),
+    Effect.catchTag("Damage", () => Effect.succeed(false))
+  )
+
+export const invalidPosition = (directory: string, place: Recovery.Position): InvalidPosition =>
+  new InvalidPosition({ directory, segment: place.segment, offset: place.offset })
+
+/** The record at a reference. A place where no frame starts, or another record's, is the caller's mistake, not damage. */
+export const readRef = (
+  directory: string,
+  files: SegmentFiles,
+  ref: Place & { readonly txid?: number | undefined },
+  chunkSize: number
+): Effect.Effect<Frame.LogRecord, IoError | CorruptSegment | InvalidPosition> =>
+  Effect.matchEffect(files.read(ref), {
+    onSuccess: (record) =>
+      ref.txid === undefined || ref.txid === record.txid
+        ? Effect.succeed(record)
+        : Effect.fail(invalidPosition(directory, ref)),
+    onFailure: (error) =>
+      error._tag === "IoError"
+        ? Effect.fail(error)
+        : Effect.flatMap(
+          isBoundary(directory, ref, { chunkSize }),
+          (starts) => Effect.fail(starts ? error : invalidPosition(directory, ref))
+        )
+  })
+
+/** The last segment whose first record is not behind the txid: the one to start in. */
+const locate = Effect.fnUntraced(function*(
+  directory: string,
+  segments: ReadonlyArray<number>,
+  txid: number
+): Effect.fn.Return<number, IoError> {
+  let found = 0
+  for (const segment of segments) {
+    const first = yield* firstTxid(directory, segment)
+    if (first === undefined) continue
+    if (first > txid) break
+    found = segment
+  }
+  return found
+})
+
+const firstTxid = (directory: string, segment: number): Effect.Effect<number | undefined, IoError> =>
+  Effect.scoped(Effect.gen(function*() {
+    const disk = yield* Disk.Disk
+    const file = yield* Disk.openScoped(disk, Recovery.segmentPath(directory, segment), "read")
+    const bytes = new Uint8Array(Frame.header_bytes)
+    const count = yield* Disk.readFully(file, bytes, 0, bytes.length, 0)
+    const view = new DataView(bytes.buffer)
+    return Frame.inspect(view, 0, count) > 0 ? Frame.txidAt(view, 0) : undefined
+  }))

@@ -1,0 +1,6 @@
+/** A name beside a target under which it is built: hidden, and random, so that it can be nobody else's. */
+import * as Crypto from "node:crypto"
+import * as NodePath from "node:path"
+
+export const temporaryName = (target: string): string =>
+  `.${NodePath.basename(target).slice(0, 200)}.${Crypto.randomBytes(9).toString("base64url")}.tmp`

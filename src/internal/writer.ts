@@ -1,0 +1,362 @@
+/**
+ * The one writer of a directory, behind `Log`: where the next record goes, and what is durable.
+ *
+ * - A small append is one synchronous step: encode, write, advance. No fiber can run in between, so it needs no lock, cannot
+ *   be interrupted halfway, and every observer sees the records in the order of the file.
+ * - Whatever takes longer (a large record, a rotation, a batch) holds the gate, is uninterruptible once it has it, and makes
+ *   small appends wait for it.
+ * - At most one fsync runs at a time, and all of them in `#rounds`. A caller waits for the first that starts after it came,
+ *   so one fsync answers everyone who came during the one before: group commit.
+ * - After the first failure nothing is written or synced again: what the kernel still holds of the failed bytes is unknown.
+ */
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Semaphore from "effect/Semaphore"
+import * as Disk from "../Disk.ts"
+import { type IoError, LimitExceeded, WriterPoisoned } from "../Errors.ts"
+import * as Frame from "../Frame.ts"
+import { type Position, segment_max, segmentPath } from "../Recovery.ts"
+import { closedError, type SegmentFiles } from "./segmentFiles.ts"
+
+/** A record to write, its strings already bytes. */
+export interface Entry {
+  readonly type: Frame.RecordType
+  readonly key: Uint8Array
+  readonly payload: Uint8Array
+}
+
+/** Where a record was written. */
+export interface RecordRef {
+  readonly segment: number
+  readonly offset: number
+  readonly len: number
+  readonly txid: number
+}
+
+/** Called in the order of the file, in the step that wrote the record. It must not throw. */
+export type Observer = (entry: Entry, ref: RecordRef) => void
+
+export type WriteError = IoError | LimitExceeded | WriterPoisoned
+
+/** What `Writer` starts from. */
+export interface Start {
+  readonly disk: Disk.DiskService
+  readonly directory: string
+  readonly files: SegmentFiles
+  readonly active: Disk.DiskFile
+  readonly segments: ReadonlyArray<{ readonly id: number; readonly bytes: number }>
+  readonly txid: number
+  readonly segmentSize: number
+}
+
+// Batches are gathered up to this size before they are handed over in one write.
+const batch_bytes_max = 1_048_576
+
+export class Writer {
+  readonly #start: Start
+  readonly #gate = Semaphore.makeUnsafe(1)
+  readonly #observers = new Set<Observer>()
+  readonly #closedSegments: Map<number, number>
+  readonly #buffer = new Uint8Array(Disk.blocking_bytes_max)
+  readonly #view = new DataView(this.#buffer.buffer)
+  #batch: Uint8Array | undefined
+  #busy = false
+  #refusal: WriterPoisoned | IoError | undefined
+  #file: Disk.DiskFile
+  #segment: number
+  #offset: number
+  #txid: number
+  // Up to where everything is durable. What an earlier process left unsynced is not known, so it starts before everything.
+  #syncedSegment = 0
+  #syncedOffset = 0
+  #waiting: Deferred.Deferred<void, IoError | WriterPoisoned> | undefined
+  /** Set while a fiber runs the rounds; done when it has ended. */
+  #committing: Deferred.Deferred<void> | undefined
+
+  constructor(start: Start) {
+    const active = start.segments.at(-1) ?? { id: 1, bytes: 0 }
+    this.#start = start
+    this.#file = start.active
+    this.#segment = active.id
+    this.#offset = active.bytes
+    this.#txid = start.txid
+    this.#closedSegments = new Map(start.segments.slice(0, -1).map(({ bytes, id }) => [id, bytes]))
+  }
+
+  /** Where the next record goes, and the last txid given. */
+  get end(): Position & { readonly txid: number } {
+    return { segment: this.#segment, offset: this.#offset, txid: this.#txid }
+  }
+
+  get segments(): ReadonlyArray<{ readonly id: number; readonly bytes: number }> {
+    return [
+      ...Array.from(this.#closedSegments, ([id, bytes]) => ({ id, bytes })),
+      { id: this.#segment, bytes: this.#offset }
+    ]
+  }
+
+  /** Whether whole records reach from the place to its end. */
+  holds(place: Position & { readonly len: number }): boolean {
+    const bytes = place.segment === this.#segment ? this.#offset : this.#closedSegments.get(place.segment)
+    return bytes !== undefined && place.offset >= 0 && place.len >= Frame.overhead_bytes &&
+      place.offset + place.len <= bytes
+  }
+
+  get refusal(): WriterPoisoned | IoError | undefined {
+    return this.#refusal
+  }
+
+  get isSynced(): boolean {
+    return this.#syncedSegment === this.#segment && this.#syncedOffset === this.#offset
+  }
+
+  observe(observer: Observer): void {
+    this.#observers.add(observer)
+  }
+
+  unobserve(observer: Observer): void {
+    this.#observers.delete(observer)
+  }
+
+  /** Appends in this very step, or says why not, or that it has to wait: `undefined`. */
+  appendNow(entry: Entry): Exit.Exit<RecordRef, WriteError> | undefined {
+    if (this.#refusal !== undefined) return Exit.fail(this.#refusal)
+    const refused = this.#checkLimits(entry, 1)
+    if (refused !== undefined) return Exit.fail(refused)
+    const length = lengthOf(entry)
+    if (this.#busy || length > Disk.blocking_bytes_max || !this.#hasRoom(length)) return undefined
+    return this.#writeSmall(entry, length)
+  }
+
+  readonly append = (entry: Entry): Effect.Effect<RecordRef, WriteError> =>
+    Effect.suspend(() => this.appendNow(entry) ?? this.#appendGated(entry))
+
+  readonly #appendGated = (entry: Entry): Effect.Effect<RecordRef, WriteError> =>
+    this.#exclusively(Effect.suspend(() => this.#appendHeld(entry)))
+
+  readonly #appendHeld = Effect.fnUntraced(function*(
+    this: Writer,
+    entry: Entry
+  ): Effect.fn.Return<RecordRef, WriteError> {
+    const refused = this.#checkLimits(entry, 1)
+    if (refused !== undefined) return yield* refused
+    const length = lengthOf(entry)
+    if (!this.#hasRoom(length)) yield* this.#rotateHeld
+    if (length <= Disk.blocking_bytes_max) return yield* this.#writeSmall(entry, length)
+    const bytes = new Uint8Array(Buffer.allocUnsafeSlow(length).buffer)
+    Frame.encodeInto(bytes, 0, entry.type, this.#txid + 1, entry.key, entry.payload)
+    yield* this.#guard(Disk.appendFully(this.#file, bytes, 0, length))
+    return this.#written(entry, length)
+  })
+
+  /**
+   * Appends all, or refuses all before any I/O. When a write fails, a prefix of them is in the log.
+   */
+  readonly appendAll = (entries: ReadonlyArray<Entry>): Effect.Effect<Array<RecordRef>, WriteError> =>
+    Effect.suspend(() => {
+      if (this.#refusal !== undefined) return Effect.fail(this.#refusal)
+      let total = 0
+      for (const entry of entries) {
+        const refused = this.#checkLimits(entry, entries.length)
+        if (refused !== undefined) return Effect.fail(refused)
+        total += lengthOf(entry)
+      }
+      if (this.#busy || total > Disk.blocking_bytes_max || !this.#fits(total)) {
+        return this.#exclusively(this.#appendAllHeld(entries))
+      }
+      const length = this.#encode(entries, 0, entries.length, this.#buffer, this.#view)
+      const failed = Disk.appendFullyNow(this.#file, this.#buffer, 0, length)
+      return failed === undefined
+        ? Effect.succeed(entries.map((entry) => this.#written(entry, lengthOf(entry))))
+        : Effect.fail(this.#poison(failed))
+    })
+
+  readonly #appendAllHeld = Effect.fnUntraced(function*(
+    this: Writer,
+    entries: ReadonlyArray<Entry>
+  ): Effect.fn.Return<Array<RecordRef>, WriteError> {
+    // Again: others may have written while this one waited for the gate.
+    if (this.#txid > Frame.txid_max - entries.length) return yield* txidLimit(this.#txid + entries.length)
+    const refs: Array<RecordRef> = []
+    let from = 0
+    while (from < entries.length) {
+      const to = this.#batchEnd(entries, from)
+      if (to === from + 1) {
+        refs.push(yield* this.#appendHeld(entries[from] as Entry))
+      } else {
+        const batch = this.#batch ??= new Uint8Array(batch_bytes_max)
+        const length = this.#encode(entries, from, to, batch, new DataView(batch.buffer))
+        yield* this.#guard(Disk.appendFully(this.#file, batch, 0, length))
+        for (let index = from; index < to; index++) {
+          const entry = entries[index] as Entry
+          refs.push(this.#written(entry, lengthOf(entry)))
+        }
+      }
+      from = to
+    }
+    return refs
+  })
+
+  /** How many of the entries go into one write: at least one, no more than the buffer and the segment take. */
+  #batchEnd(entries: ReadonlyArray<Entry>, from: number): number {
+    let length = 0
+    let to = from
+    for (; to < entries.length; to++) {
+      const next = length + lengthOf(entries[to] as Entry)
+      if (next > batch_bytes_max || !this.#fits(next)) break
+      length = next
+    }
+    return Math.max(to, from + 1)
+  }
+
+  #encode(entries: ReadonlyArray<Entry>, from: number, to: number, target: Uint8Array, view: DataView): number {
+    let at = 0
+    for (let index = from; index < to; index++) {
+      const { key, payload, type } = entries[index] as Entry
+      at = Frame.encodeWithView(target, view, at, type, this.#txid + 1 + index - from, key, payload)
+    }
+    return at
+  }
+
+  #writeSmall(entry: Entry, length: number): Exit.Exit<RecordRef, WriteError> {
+    Frame.encodeWithView(this.#buffer, this.#view, 0, entry.type, this.#txid + 1, entry.key, entry.payload)
+    const failed = Disk.appendFullyNow(this.#file, this.#buffer, 0, length)
+    return failed === undefined ? Exit.succeed(this.#written(entry, length)) : Exit.fail(this.#poison(failed))
+  }
+
+  #written(entry: Entry, len: number): RecordRef {
+    const ref = { segment: this.#segment, offset: this.#offset, len, txid: ++this.#txid }
+    this.#offset += len
+    for (const observer of this.#observers) observer(entry, ref)
+    return ref
+  }
+
+  #checkLimits(entry: Entry, records: number): LimitExceeded | undefined {
+    if (entry.key.length > Frame.key_bytes_max) {
+      return new LimitExceeded({ limit: "key", actual: entry.key.length, maximum: Frame.key_bytes_max })
+    }
+    if (entry.payload.length > Frame.payload_bytes_max) {
+      return new LimitExceeded({ limit: "payload", actual: entry.payload.length, maximum: Frame.payload_bytes_max })
+    }
+    return this.#txid > Frame.txid_max - records ? txidLimit(this.#txid + records) : undefined
+  }
+
+  // A segment takes at least one record, however large.
+  #hasRoom(length: number): boolean {
+    return this.#offset === 0 || this.#fits(length)
+  }
+
+  #fits(length: number): boolean {
+    return this.#offset + length <= this.#start.segmentSize
+  }
+
+  readonly sync: Effect.Effect<void, IoError | WriterPoisoned> = Effect.suspend(() => {
+    if (this.#refusal !== undefined) return Effect.fail(this.#refusal)
+    if (this.isSynced) return Effect.void
+    return Effect.uninterruptibleMask((restore) => {
+      const round = this.#waiting ??= Deferred.makeUnsafe<void, IoError | WriterPoisoned>()
+      const answer = restore(Deferred.await(round))
+      return this.#committing === undefined ? Effect.andThen(this.#commit, answer) : answer
+    })
+  })
+
+  // Detached, so that the fiber that happened to start it may be interrupted; `close` waits for it.
+  readonly #commit: Effect.Effect<unknown> = Effect.suspend(() => {
+    const ended = this.#committing = Deferred.makeUnsafe<void>()
+    const rounds = Effect.andThen(
+      this.#rounds,
+      Effect.sync(() => {
+        this.#committing = undefined
+        Deferred.doneUnsafe(ended, Effect.void)
+      })
+    )
+    return Effect.forkDetach(rounds, { uninterruptible: true })
+  })
+
+  readonly #rounds: Effect.Effect<void> = Effect.suspend(() => {
+    const round = this.#waiting
+    if (round === undefined) return Effect.void
+    this.#waiting = undefined
+    return Effect.flatMap(Effect.exit(this.#syncOnce), (exit) => {
+      Deferred.doneUnsafe(round, exit)
+      return this.#rounds
+    })
+  })
+
+  readonly #syncOnce: Effect.Effect<void, IoError | WriterPoisoned> = Effect.suspend(() => {
+    if (this.#refusal !== undefined) return Effect.fail(this.#refusal)
+    const segment = this.#segment
+    const offset = this.#offset
+    return Effect.map(this.#guard(this.#file.sync), () => {
+      this.#syncedSegment = segment
+      this.#syncedOffset = offset
+    })
+  })
+
+  /** Syncs the active segment and goes on in the next. */
+  readonly rotate: Effect.Effect<Position, WriteError> = Effect.suspend(() =>
+    this.#exclusively(Effect.map(this.#rotateHeld, () => ({ segment: this.#segment, offset: this.#offset })))
+  )
+
+  readonly #rotateHeld: Effect.Effect<void, WriteError> = Effect.suspend((): Effect.Effect<void, WriteError> => {
+    const { directory, disk, files } = this.#start
+    const id = this.#segment + 1
+    if (id > segment_max) {
+      return Effect.fail(new LimitExceeded({ limit: "segment", actual: id, maximum: segment_max }))
+    }
+    const create = Effect.tap(
+      disk.open(segmentPath(directory, id), "create"),
+      (file) => Effect.onError(disk.syncDirectory(directory), () => file.close)
+    )
+    // Nothing is written behind a segment until it is durable, so only the active one ever needs a sync.
+    return Effect.flatMap(Effect.andThen(this.sync, this.#guard(create)), (file) => {
+      this.#closedSegments.set(this.#segment, this.#offset)
+      this.#file = file
+      this.#segment = this.#syncedSegment = id
+      this.#offset = this.#syncedOffset = 0
+      return files.adopt(id, file)
+    })
+  })
+
+  /** Makes what it can durable, then takes nothing more. The files are closed by whoever opened them. */
+  readonly close: Effect.Effect<void> = Effect.suspend(() =>
+    this.#gate.withPermit(Effect.gen({ self: this }, function*() {
+      this.#busy = true
+      if (this.#refusal === undefined && !this.isSynced) {
+        yield* Effect.catch(this.sync, (error) => Effect.logWarning("the last records may not be durable", error))
+      }
+      this.#refusal = closedError("write", this.#start.directory)
+      if (this.#committing !== undefined) yield* Deferred.await(this.#committing)
+    }))
+  )
+
+  #exclusively<A>(effect: Effect.Effect<A, WriteError>): Effect.Effect<A, WriteError> {
+    return this.#gate.withPermit(Effect.uninterruptible(Effect.suspend(() => {
+      if (this.#refusal !== undefined) return Effect.fail(this.#refusal)
+      this.#busy = true
+      return Effect.ensuring(
+        effect,
+        Effect.sync(() => {
+          this.#busy = false
+        })
+      )
+    })))
+  }
+
+  #guard<A>(effect: Effect.Effect<A, IoError>): Effect.Effect<A, IoError> {
+    return Effect.tapError(effect, (error) => Effect.sync(() => this.#poison(error)))
+  }
+
+  /** From here on nothing is written: the first failure is the one that later calls name. */
+  #poison(cause: IoError): IoError {
+    const { code, operation, path } = cause
+    this.#refusal ??= new WriterPoisoned({ directory: this.#start.directory, operation, path, code, cause })
+    return cause
+  }
+}
+
+const lengthOf = (entry: Entry): number => Frame.encodedLength(entry.key.length, entry.payload.length)
+
+const txidLimit = (actual: number): LimitExceeded =>
+  new LimitExceeded({ limit: "txid", actual, maximum: Frame.txid_max })
