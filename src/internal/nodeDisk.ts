@@ -150,9 +150,13 @@ const syncDirectory = (path: string): Effect.Effect<void, IoError> =>
   )
 
 const list: DiskService["list"] = (path) =>
-  Effect.map(
+  Effect.flatMap(
     pooled<Array<NFS.Dirent>>("list", path, (done) => NFS.readdir(path, { withFileTypes: true }, done)),
-    (entries) => entries.map((entry) => ({ name: entry.name, isFile: isFile(path, entry) }))
+    (entries) =>
+      Effect.try({
+        try: () => entries.map((entry) => ({ name: entry.name, isFile: isFile(path, entry) })),
+        catch: (cause) => ioError("stat", path, cause)
+      })
   )
 
 // A directory entry may not know its type, and a symbolic link to a segment counts as that segment.

@@ -3,6 +3,7 @@
  * that damage becomes.
  */
 import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
 import * as Stream from "effect/Stream"
 import * as Disk from "../Disk.ts"
 import { type CorruptSegment, InvalidPosition, type IoError } from "../Errors.ts"
@@ -89,6 +90,11 @@ export const isBoundary = (
 export const invalidPosition = (directory: string, place: Recovery.Position): InvalidPosition =>
   new InvalidPosition({ directory, segment: place.segment, offset: place.offset })
 
+// Whatever a caller made up, nothing is allocated for it.
+const isPlace = ({ len, offset, segment }: Place): boolean =>
+  Number.isSafeInteger(offset) && offset >= 0 && Number.isSafeInteger(segment) && segment > 0 &&
+  Number.isSafeInteger(len) && len >= Frame.overhead_bytes && len <= Frame.frame_bytes_max
+
 /** The record at a reference. A place where no frame starts, or another record's, is the caller's mistake, not damage. */
 export const readRef = (
   directory: string,
@@ -96,19 +102,31 @@ export const readRef = (
   ref: Place & { readonly txid?: number | undefined },
   chunkSize: number
 ): Effect.Effect<Frame.LogRecord, IoError | CorruptSegment | InvalidPosition> =>
-  Effect.matchEffect(files.read(ref), {
+  !isPlace(ref) ? Effect.fail(invalidPosition(directory, ref)) : Effect.matchEffect(files.read(ref), {
     onSuccess: (record) =>
       ref.txid === undefined || ref.txid === record.txid
         ? Effect.succeed(record)
         : Effect.fail(invalidPosition(directory, ref)),
     onFailure: (error) =>
       error._tag === "IoError"
-        ? Effect.fail(error)
+        ? Effect.fail(error.code === "ENOENT" ? invalidPosition(directory, ref) : error)
         : Effect.flatMap(
-          isBoundary(directory, ref, { chunkSize }),
-          (starts) => Effect.fail(starts ? error : invalidPosition(directory, ref))
+          isOtherRecord(directory, ref, chunkSize),
+          (isOther) => Effect.fail(isOther ? invalidPosition(directory, ref) : error)
         )
   })
+
+/** Whether a place that could not be read as asked is sound: no frame starts there, or a whole one of another length. */
+const isOtherRecord = Effect.fnUntraced(function*(
+  directory: string,
+  place: Place,
+  chunkSize: number
+): Effect.fn.Return<boolean, IoError> {
+  if (!(yield* isBoundary(directory, place, { chunkSize }))) return true
+  const there = Stream.runHead(Recovery.frames(directory, { segments: [place.segment], from: place, chunkSize }))
+  const record = yield* Effect.catchTag(there, "Damage", () => Effect.succeedNone)
+  return Option.isSome(record) && record.value.len !== place.len
+})
 
 /** The last segment whose first record is not behind the txid: the one to start in. */
 const locate = Effect.fnUntraced(function*(

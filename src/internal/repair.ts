@@ -35,8 +35,8 @@ export const recover = Effect.fnUntraced(function*(
 ): Effect.fn.Return<Recovered, IoError | CorruptTail | CorruptSegment> {
   let ids = yield* Recovery.listSegments(directory)
   if (ids.length === 0) {
-    const first = yield* disk.open(Recovery.segmentPath(directory, 1), "create")
-    yield* first.close
+    const first = disk.open(Recovery.segmentPath(directory, 1), "create")
+    yield* Effect.uninterruptible(Effect.flatMap(first, (file) => file.close))
     ids = [1]
   }
   // Also for a segment that a crashed writer created: its name is durable before anything is written to it.

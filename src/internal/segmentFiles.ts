@@ -88,10 +88,16 @@ export class SegmentFiles {
     if (length === place.len && count === place.len && Frame.checksumHolds(bytes, view, 0, length)) {
       return Effect.succeed(Frame.recordAt(bytes, view, 0, place.segment, place.offset))
     }
-    const reason = count < place.len || length > place.len ? "Truncated" as const : "CrcMismatch" as const
-    const { found, reason: why } = length < 0 ? Frame.damaged(view, 0, length) : { found: undefined, reason }
+    const { found, reason } = length < 0 ? Frame.damaged(view, 0, length) : {
+      found: undefined,
+      reason: length !== place.len
+        ? "RecordMismatch" as const
+        : count < place.len
+        ? "Truncated" as const
+        : "CrcMismatch" as const
+    }
     const { offset, segment } = place
-    return Effect.fail(new CorruptSegment({ directory: this.#directory, segment, offset, reason: why, found }))
+    return Effect.fail(new CorruptSegment({ directory: this.#directory, segment, offset, reason, found }))
   }
 
   #touch(segment: number): Entry | undefined {

@@ -96,7 +96,7 @@ export class Writer {
     ]
   }
 
-  /** Whether whole records reach from the place to its end. */
+  /** Whether its segment reaches to the place's end. */
   holds(place: Position & { readonly len: number }): boolean {
     const bytes = place.segment === this.#segment ? this.#offset : this.#closedSegments.get(place.segment)
     return bytes !== undefined && place.offset >= 0 && place.len >= Frame.overhead_bytes &&

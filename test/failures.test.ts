@@ -1,0 +1,694 @@
+/**
+ * Every call that an operation makes of the disk is failed in turn: what the caller is told, what stays usable, what is left
+ * behind, and what the next open finds.
+ */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Exit, Fiber, Stream } from "effect"
+import * as NFS from "node:fs"
+import * as NodePath from "node:path"
+import * as Errors from "../src/Errors.ts"
+import * as Export from "../src/Export.ts"
+import * as Kv from "../src/Kv.ts"
+import * as Lock from "../src/Lock.ts"
+import * as Log from "../src/Log.ts"
+import * as Reader from "../src/Reader.ts"
+import {
+  type Call,
+  FaultyDisk,
+  type Kind,
+  type Landed,
+  leftovers,
+  operationOf,
+  over,
+  temporaryDirectory,
+  text,
+  tree
+} from "./support/faultyDisk.ts"
+
+const large = 300_000
+const filled = (letter: string, length: number): string => letter.repeat(length)
+
+const acknowledged = ["one", "two", "three"]
+
+interface Operation {
+  readonly name: string
+  readonly options?: Partial<Log.Options>
+  /** Appended, but not synced, before the operation. */
+  readonly before?: ReadonlyArray<string>
+  readonly attempts: ReadonlyArray<string>
+  readonly run: (log: Log.Log["Service"]) => Effect.Effect<unknown, Log.WriteError>
+}
+
+const many = (count: number, length: number): ReadonlyArray<string> =>
+  Array.from({ length: count }, (_, at) => filled(String.fromCharCode(97 + at), length))
+
+const raw = (payload: string): Log.RecordInput => ({ type: "Raw", payload })
+
+const operations: ReadonlyArray<Operation> = [
+  { name: "a small append", attempts: ["four"], run: (log) => log.append("four") },
+  { name: "a large append", attempts: [filled("x", large)], run: (log) => log.append(filled("x", large)) },
+  { name: "a small batch", attempts: many(5, 100), run: (log) => log.appendAll(many(5, 100).map(raw)) },
+  { name: "a large batch", attempts: many(24, 100_000), run: (log) => log.appendAll(many(24, 100_000).map(raw)) },
+  {
+    name: "a batch over several segments",
+    options: { segmentSize: 1_000 },
+    attempts: many(9, 300),
+    run: (log) => log.appendAll(many(9, 300).map(raw))
+  },
+  { name: "a sync", before: ["loose"], attempts: [], run: (log) => log.sync },
+  { name: "a rotation", before: ["loose"], attempts: [], run: (log) => log.rotate },
+  {
+    name: "an append that rotates",
+    options: { segmentSize: 150 },
+    before: ["loose"],
+    attempts: [filled("y", 100)],
+    run: (log) => log.append(filled("y", 100))
+  },
+  {
+    name: "an append that is synced",
+    options: { durability: "always" },
+    attempts: ["four"],
+    run: (log) => log.append("four")
+  },
+  {
+    name: "a large append that is synced",
+    options: { durability: "always" },
+    attempts: [filled("z", large)],
+    run: (log) => log.append(filled("z", large))
+  }
+]
+
+const payloads = (log: Pick<Log.Log["Service"], "stream">) =>
+  Effect.map(Stream.runCollect(log.stream), (records) => records.map((record) => text(record.payload)!))
+
+const started = Effect.fnUntraced(function*(operation: Operation, root: string) {
+  const log = yield* Log.make({ directory: NodePath.join(root, "store"), ...operation.options })
+  const refs = yield* log.appendAll(acknowledged.map(raw))
+  yield* log.sync
+  for (const payload of operation.before ?? []) yield* log.append(payload)
+  return { log, refs }
+})
+
+/** The calls that the operation makes when nothing fails. */
+const callsOf = (operation: Operation) =>
+  Effect.scoped(Effect.gen(function*() {
+    const disk = new FaultyDisk()
+    return yield* over(disk)(Effect.gen(function*() {
+      const { log } = yield* started(operation, yield* temporaryDirectory)
+      const from = disk.calls.length
+      yield* operation.run(log)
+      return disk.calls.slice(from)
+    }))
+  }))
+
+const isMutation = (kind: Kind): boolean => kind !== "close" && kind !== "writeText"
+
+const landings = (kind: Kind): ReadonlyArray<Landed> =>
+  kind === "append" || kind === "appendNow"
+    ? ["nothing", "half", "all"]
+    : kind === "sync" || kind === "syncDirectory" || kind === "create"
+    ? ["nothing", "all"]
+    : ["nothing"]
+
+const later: ReadonlyArray<readonly [string, (log: Log.Log["Service"]) => Effect.Effect<unknown, Log.WriteError>]> = [
+  ["append", (log) => log.append("later")],
+  ["a large append", (log) => log.append(filled("l", large))],
+  ["appendAll", (log) => log.appendAll([raw("later")])],
+  ["rotate", (log) => log.rotate],
+  ["sync", (log) => log.sync],
+  ["write", (log) => log.write(raw("later"))],
+  ["settled nothing", (log) => log.appendAll([])]
+]
+
+const assertPoisoned = Effect.fnUntraced(function*(log: Log.Log["Service"], first: Errors.IoError) {
+  for (const [name, run] of later) {
+    const error = yield* Effect.flip(run(log))
+    if (!(error instanceof Errors.WriterPoisoned)) return assert.fail(`${name}: ${error._tag}`)
+    assert.deepStrictEqual(
+      { operation: error.operation, path: error.path, code: error.code, directory: error.directory },
+      { operation: first.operation, path: first.path, code: first.code, directory: log.directory },
+      name
+    )
+  }
+  assert.strictEqual((yield* log.refusal)?._tag, "WriterPoisoned")
+})
+
+const failAt = Effect.fnUntraced(function*(
+  operation: Operation,
+  call: Call,
+  index: number,
+  code: string,
+  landed: Landed
+) {
+  const context = `${operation.name}, call ${index} (${call.kind}), ${code}, ${landed} landed`
+  const root = yield* temporaryDirectory
+  const disk = new FaultyDisk()
+  yield* over(disk)(Effect.scoped(Effect.gen(function*() {
+    const { log, refs } = yield* started(operation, root)
+    disk.failCall(disk.calls.length + index, code, landed)
+    const exit = yield* Effect.exit(Effect.flip(operation.run(log)))
+    if (!Exit.isSuccess(exit)) return assert.fail(`${context}: it succeeded or died`)
+    const error = exit.value
+    if (!(error instanceof Errors.IoError)) return assert.fail(`${context}: ${error._tag}`)
+    assert.strictEqual(error.code, code, context)
+    assert.strictEqual(error.operation, operationOf(call.kind), context)
+    assert.strictEqual(NodePath.basename(error.path), NodePath.basename(call.path), context)
+    yield* assertPoisoned(log, error)
+    for (const [at, ref] of refs.entries()) {
+      assert.strictEqual(text((yield* log.read(ref)).payload), acknowledged[at], context)
+    }
+    assert.deepStrictEqual((yield* payloads(log)).slice(0, 3), acknowledged, context)
+  })))
+  assert.strictEqual(disk.openDescriptors, 0, context)
+  assert.deepStrictEqual(disk.misuse, [], context)
+  const before = operation.before ?? []
+  yield* Effect.scoped(Effect.gen(function*() {
+    const log = yield* Log.make({ directory: NodePath.join(root, "store"), ...operation.options })
+    const found = yield* payloads(log)
+    const written = [...acknowledged, ...before, ...operation.attempts]
+    assert.isAtLeast(found.length, acknowledged.length + before.length, context)
+    assert.deepStrictEqual(found, written.slice(0, found.length), context)
+    assert.strictEqual((yield* log.append("after")).txid, found.length + 1, context)
+    yield* log.sync
+  }))
+  yield* Effect.scoped(Effect.gen(function*() {
+    const log = yield* Log.make({ directory: NodePath.join(root, "store"), policy: "strict" })
+    assert.strictEqual((yield* payloads(log)).at(-1), "after", context)
+  }))
+})
+
+describe("a failing disk under the log", () => {
+  for (const operation of operations) {
+    it.live(`${operation.name} that fails anywhere stops the writer, and reopening recovers`, () =>
+      Effect.gen(function*() {
+        const calls = yield* callsOf(operation)
+        assert.isAtLeast(calls.length, 1)
+        for (const [index, call] of calls.entries()) {
+          if (!isMutation(call.kind)) continue
+          for (const code of ["EIO", "ENOSPC", "EMFILE"]) {
+            for (const landed of landings(call.kind)) {
+              yield* Effect.scoped(failAt(operation, call, index, code, landed))
+            }
+          }
+        }
+      }))
+  }
+
+  it.live("a write that fails halfway leaves a torn tail that reopening cuts and keeps", () =>
+    Effect.gen(function*() {
+      for (const length of [100, large]) {
+        const directory = yield* temporaryDirectory
+        const disk = new FaultyDisk()
+        const offset = yield* over(disk)(Effect.scoped(Effect.gen(function*() {
+          const log = yield* Log.make({ directory })
+          yield* log.append("whole")
+          disk.failNext(length > 262_144 ? "append" : "appendNow", "ENOSPC", { landed: "half" })
+          yield* Effect.flip(log.append(filled("t", length)))
+          return (yield* log.end).offset
+        })))
+        const tail = NFS.readFileSync(NodePath.join(directory, "00000001.dwal")).subarray(offset)
+        assert.strictEqual(tail.length, Math.floor((length + 28) / 2))
+        yield* Effect.scoped(Effect.gen(function*() {
+          const log = yield* Log.make({ directory })
+          assert.deepInclude(log.report, {
+            tail_truncated: 1,
+            tail_bytes_discarded: tail.length,
+            tail_segment: 1,
+            tail_offset: offset,
+            tail_reason: "Truncated",
+            torn_file: NodePath.join(directory, `00000001-${offset}.torn`)
+          })
+          assert.deepStrictEqual(yield* payloads(log), ["whole"])
+        }))
+        assert.isTrue(NFS.readFileSync(NodePath.join(directory, `00000001-${offset}.torn`)).equals(tail))
+      }
+    }))
+
+  it.live("a failed batch leaves a prefix of its records, each of them readable at the next open", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const disk = new FaultyDisk()
+      yield* over(disk)(Effect.scoped(Effect.gen(function*() {
+        const log = yield* Log.make({ directory })
+        disk.failNext("append", "EIO", { skip: 1 })
+        yield* Effect.flip(log.appendAll(many(24, 100_000).map(raw)))
+        // What the first writes handed over is in the log and can be read, though the batch has failed.
+        assert.deepStrictEqual(yield* payloads(log), many(24, 100_000).slice(0, 10))
+      })))
+      const log = yield* Log.make({ directory })
+      assert.deepStrictEqual(yield* payloads(log), many(24, 100_000).slice(0, 10))
+    }))
+
+  it.live("nothing is written any more once a sync has failed, not even the rest of a batch under way", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const disk = new FaultyDisk()
+      yield* over(disk)(Effect.scoped(Effect.gen(function*() {
+        const log = yield* Log.make({ directory })
+        yield* log.append("first")
+        const write = disk.holdNext("append")
+        disk.failNext("sync", "EIO")
+        const batch = yield* Effect.forkChild(Effect.exit(log.appendAll(many(24, 100_000).map(raw))))
+        yield* write.reached
+        assert.strictEqual((yield* Effect.flip(log.sync))._tag, "IoError")
+        yield* write.release
+        const exit = yield* Fiber.join(batch)
+        assert.isTrue(Exit.isFailure(exit), "the batch says that it is written, though the writer had stopped")
+        assert.strictEqual(disk.count("append"), 1, "writes after the failed sync")
+      })))
+    }))
+
+  it.live("all who waited for the fsync that failed are told so, and it is not repeated", () =>
+    Effect.gen(function*() {
+      const disk = new FaultyDisk()
+      yield* over(disk)(Effect.scoped(Effect.gen(function*() {
+        const log = yield* Log.make({ directory: yield* temporaryDirectory, durability: "always" })
+        const held = disk.holdNext("sync")
+        disk.failNext("sync", "EIO")
+        const first = yield* Effect.forkChild(log.append("first"), { startImmediately: true })
+        yield* held.reached
+        const waiting = yield* Effect.forEach(
+          Array.from({ length: 20 }, (_, at) => at),
+          (at) => Effect.forkChild(Effect.flip(log.append(`${at}`)), { startImmediately: true })
+        )
+        yield* held.release
+        yield* Fiber.join(first)
+        const errors = yield* Fiber.joinAll(waiting)
+        assert.deepStrictEqual([...new Set(errors.map((error) => error._tag))], ["IoError"])
+        assert.strictEqual((yield* Effect.flip(log.append("x")))._tag, "WriterPoisoned")
+        assert.strictEqual(disk.count("sync"), 2)
+      })))
+      assert.strictEqual(disk.count("sync"), 2)
+      assert.deepStrictEqual(disk.misuse, [])
+    }))
+
+  it.live("short writes and EINTR are invisible", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const disk = new FaultyDisk()
+      const written = ["tiny", filled("a", 1_000), filled("b", large), ...many(5, 500)]
+      disk.shorten("appendNow", 7, 100)
+      disk.shorten("append", 10_001, 40)
+      disk.shorten("readNow", 11)
+      disk.shorten("read", 5_003)
+      for (const kind of ["appendNow", "append", "readNow", "read"] as const) {
+        for (let skip = 0; skip < 4; skip++) disk.failNext(kind, "EINTR", { skip, times: 2 })
+      }
+      yield* over(disk)(Effect.gen(function*() {
+        yield* Effect.scoped(Effect.gen(function*() {
+          const log = yield* Log.make({ directory })
+          const refs = [yield* log.append(written[0]!), yield* log.append(written[1]!), yield* log.append(written[2]!)]
+          refs.push(...yield* log.appendAll(written.slice(3).map(raw)))
+          for (const [at, ref] of refs.entries()) {
+            assert.strictEqual(text((yield* log.read(ref)).payload), written[at])
+          }
+        }))
+        yield* Effect.scoped(Effect.gen(function*() {
+          const log = yield* Log.make({ directory, policy: "strict", chunkSize: 100 })
+          assert.deepStrictEqual(yield* payloads(log), written)
+        }))
+      }))
+      assert.strictEqual(disk.openDescriptors, 0)
+    }))
+
+  it.live("a disk that takes nothing and says nothing is a full one, not an endless loop", () =>
+    Effect.gen(function*() {
+      for (const length of [10, large]) {
+        const disk = new FaultyDisk()
+        const error = yield* over(disk)(Effect.gen(function*() {
+          const log = yield* Log.make({ directory: yield* temporaryDirectory })
+          disk.shorten(length > 262_144 ? "append" : "appendNow", 0)
+          return yield* Effect.flip(log.append(filled("n", length)))
+        }))
+        assert.deepInclude(error, { _tag: "IoError", operation: "write", code: "ENOSPC" })
+      }
+    }))
+
+  it.live("a read that fails is told, and stops neither reads nor writes", () =>
+    Effect.gen(function*() {
+      const disk = new FaultyDisk()
+      yield* over(disk)(Effect.scoped(Effect.gen(function*() {
+        const log = yield* Log.make({ directory: yield* temporaryDirectory })
+        const small = yield* log.append("small")
+        const big = yield* log.append(filled("b", large))
+        disk.failNext("readNow", "EIO")
+        assert.deepInclude(yield* Effect.flip(log.read(small)), { _tag: "IoError", operation: "read", code: "EIO" })
+        disk.failNext("read", "EIO")
+        assert.deepInclude(yield* Effect.flip(log.read(big)), { _tag: "IoError", operation: "read", code: "EIO" })
+        disk.failNext("openRead", "EMFILE")
+        assert.deepInclude(yield* Effect.flip(payloads(log)), { _tag: "IoError", operation: "open", code: "EMFILE" })
+        disk.failNext("read", "EIO", { skip: 0 })
+        assert.deepInclude(yield* Effect.flip(payloads(log)), { _tag: "IoError", operation: "read", code: "EIO" })
+        yield* log.append("still")
+        yield* log.sync
+        assert.strictEqual((yield* payloads(log)).length, 3)
+      })))
+      assert.strictEqual(disk.openDescriptors, 0)
+    }))
+})
+
+interface State {
+  readonly name: string
+  readonly policy?: Log.Policy
+  readonly directory: string
+  readonly prepare: (directory: string) => Effect.Effect<void, unknown>
+  readonly records: ReadonlyArray<string>
+  /** What a copy of the cut tail must hold. */
+  readonly torn?: Buffer
+}
+
+const twoSegments = Effect.fnUntraced(function*(directory: string) {
+  yield* Effect.scoped(Effect.gen(function*() {
+    const log = yield* Log.make({ directory })
+    yield* log.append("one")
+    yield* log.rotate
+    yield* log.append("two")
+    yield* log.append("three")
+  }))
+})
+
+const damagedTail = Buffer.from("DWAL\x01\x00\x00\x00 and nothing of the rest")
+
+const states: ReadonlyArray<State> = [
+  { name: "a directory that is missing", directory: "a/b/store", prepare: () => Effect.void, records: [] },
+  { name: "a store", directory: "store", prepare: twoSegments, records: acknowledged },
+  {
+    name: "a store with a torn tail",
+    directory: "store",
+    prepare: (directory) =>
+      Effect.tap(
+        twoSegments(directory),
+        Effect.sync(() => NFS.appendFileSync(NodePath.join(directory, "00000002.dwal"), damagedTail))
+      ),
+    records: acknowledged,
+    torn: damagedTail
+  },
+  {
+    name: "a store with a tail of zeros",
+    directory: "store",
+    prepare: (directory) =>
+      Effect.tap(
+        twoSegments(directory),
+        Effect.sync(() => NFS.appendFileSync(NodePath.join(directory, "00000002.dwal"), Buffer.alloc(3_000)))
+      ),
+    records: acknowledged
+  }
+]
+
+const tornFiles = (directory: string): ReadonlyArray<Buffer> =>
+  NFS.existsSync(directory)
+    ? NFS.readdirSync(directory).filter((name) => name.endsWith(".torn")).map((name) =>
+      NFS.readFileSync(NodePath.join(directory, name))
+    )
+    : []
+
+const openFailsAt = Effect.fnUntraced(function*(
+  state: State,
+  index: number,
+  call: Call,
+  code: string,
+  landed: Landed
+) {
+  const context = `${state.name}, call ${index} (${call.kind} ${NodePath.basename(call.path)}), ${code}, ${landed}`
+  const root = yield* temporaryDirectory
+  const directory = NodePath.join(root, state.directory)
+  yield* state.prepare(directory)
+  const disk = new FaultyDisk()
+  disk.failCall(index, code, landed)
+  // The scope outlives the attempt: nothing may be held that only its end would let go of.
+  yield* Effect.scoped(Effect.gen(function*() {
+    const error = yield* Effect.flip(over(disk)(Log.make({ directory })))
+    if (!(error instanceof Errors.IoError)) return assert.fail(`${context}: ${error._tag}`)
+    assert.strictEqual(error.code, code, context)
+    assert.strictEqual(error.operation, operationOf(call.kind), context)
+    assert.strictEqual(disk.openDescriptors, 0, context)
+    assert.deepStrictEqual(disk.misuse, [], context)
+    for (const copy of tornFiles(directory)) assert.deepStrictEqual(copy, state.torn, context)
+    yield* Effect.scoped(Lock.acquire(directory))
+    const log = yield* over(disk)(Log.make({ directory }))
+    assert.deepStrictEqual(yield* payloads(log), state.records, context)
+    assert.strictEqual((yield* log.append("next")).txid, state.records.length + 1, context)
+    const copies = tornFiles(directory)
+    for (const copy of copies) assert.deepStrictEqual(copy, state.torn, context)
+    if (state.torn !== undefined) assert.isAtLeast(copies.length, 1, context)
+  }))
+  assert.deepStrictEqual(leftovers(root), [], context)
+})
+
+describe("a failing disk while the store is opened", () => {
+  for (const state of states) {
+    it.live(`opening ${state.name} fails whole wherever it fails, and the second open loses nothing`, () =>
+      Effect.gen(function*() {
+        const disk = new FaultyDisk()
+        yield* Effect.scoped(Effect.gen(function*() {
+          const directory = NodePath.join(yield* temporaryDirectory, state.directory)
+          yield* state.prepare(directory)
+          yield* over(disk)(Log.make({ directory }))
+          disk.calls.push({ kind: "close", path: "the end of the opening" })
+        }))
+        const calls = disk.calls.slice(0, disk.calls.findIndex((call) => call.path.startsWith("the end")))
+        for (const [index, call] of calls.entries()) {
+          if (!isMutation(call.kind)) continue
+          for (const code of ["EIO", "EMFILE"]) {
+            for (const landed of landings(call.kind)) {
+              // No file system reports a failure for a file that it has made.
+              if (call.kind === "create" && landed !== "nothing") continue
+              yield* Effect.scoped(openFailsAt(state, index, call, code, landed))
+            }
+          }
+        }
+      }))
+  }
+
+  it.live("a disk too full for the copy of a torn tail leaves the tail where it was, and no part of a copy", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      yield* twoSegments(directory)
+      const path = NodePath.join(directory, "00000002.dwal")
+      NFS.appendFileSync(path, damagedTail)
+      const before = tree(directory)
+      for (const kind of ["create", "append", "sync"] as const) {
+        for (const landed of ["nothing", "half"] as const) {
+          if (kind === "create" && landed === "half") continue
+          const disk = new FaultyDisk()
+          disk.failNext(kind, "ENOSPC", { landed, path: kind === "sync" ? ".torn" : "" })
+          const error = yield* Effect.flip(over(disk)(Effect.scoped(Log.make({ directory }))))
+          assert.deepInclude(error, { _tag: "IoError", code: "ENOSPC" })
+          assert.deepStrictEqual(tree(directory), before, `${kind}, ${landed}`)
+        }
+      }
+    }))
+
+  it.live("the pid that cannot be written to the lock file keeps no store from being opened", () =>
+    Effect.gen(function*() {
+      const disk = new FaultyDisk()
+      disk.failNext("writeText", "ENOSPC")
+      const log = yield* over(disk)(Log.make({ directory: yield* temporaryDirectory }))
+      assert.strictEqual((yield* log.append("one")).txid, 1)
+    }))
+
+  it.live("a reader that cannot read fails typed and keeps no descriptor", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      yield* twoSegments(directory)
+      const attempt = Effect.flatMap(Reader.make({ directory }), (reader) => Stream.runDrain(reader.stream))
+      const dry = new FaultyDisk()
+      yield* over(dry)(Effect.scoped(attempt))
+      for (const [index, call] of dry.calls.entries()) {
+        if (call.kind === "close") continue
+        const disk = new FaultyDisk()
+        disk.failCall(index, "EIO")
+        const error = yield* Effect.flip(over(disk)(Effect.scoped(attempt)))
+        assert.deepInclude(error, { _tag: "IoError", code: "EIO" }, call.kind)
+        assert.strictEqual(disk.openDescriptors, 0)
+      }
+    }))
+})
+
+interface Outing {
+  readonly name: string
+  readonly run: (kv: Kv.Kv["Service"], target: string) => Effect.Effect<unknown, { readonly _tag: string }>
+}
+
+const outings: ReadonlyArray<Outing> = [
+  { name: "a compaction", run: (kv, target) => kv.compactTo(target) },
+  { name: "an export", run: (kv, target) => Export.toFile(kv, target) }
+]
+
+/** Two segments, the first of which is read through a descriptor of its own, and one value read in the pool. */
+const filledKv = Effect.fnUntraced(function*(root: string) {
+  const directory = NodePath.join(root, "store")
+  yield* Effect.scoped(Effect.gen(function*() {
+    const kv = yield* Kv.make({ directory, segmentSize: 1_000 })
+    yield* kv.put("a", "1")
+    yield* kv.put("b", filled("b", large))
+    yield* kv.put("c", "3")
+  }))
+  return yield* Kv.make({ directory, segmentSize: 1_000 })
+})
+
+const outingCalls = (outing: Outing) =>
+  Effect.scoped(Effect.gen(function*() {
+    const disk = new FaultyDisk()
+    const root = yield* temporaryDirectory
+    return yield* over(disk)(Effect.gen(function*() {
+      const kv = yield* filledKv(root)
+      const from = disk.calls.length
+      yield* outing.run(kv, NodePath.join(root, "out", "deep", "target"))
+      return disk.calls.slice(from)
+    }))
+  }))
+
+describe("a failing disk under a compaction or an export", () => {
+  for (const outing of outings) {
+    it.live(`${outing.name} that fails anywhere leaves nothing behind, and its source works on`, () =>
+      Effect.gen(function*() {
+        const calls = yield* outingCalls(outing)
+        const renamed = calls.findIndex((call) => call.kind === "rename")
+        for (const [index, call] of calls.entries()) {
+          if (!isMutation(call.kind) || index > renamed) continue
+          for (const landed of landings(call.kind)) {
+            if (call.kind === "create" && landed !== "nothing") continue
+            const context = `${outing.name}, call ${index} (${call.kind} ${NodePath.basename(call.path)}), ${landed}`
+            yield* Effect.scoped(Effect.gen(function*() {
+              const root = yield* temporaryDirectory
+              const disk = new FaultyDisk()
+              yield* over(disk)(Effect.scoped(Effect.gen(function*() {
+                const kv = yield* filledKv(root)
+                const before = tree(NodePath.join(root, "store"))
+                const target = NodePath.join(root, "out", "deep", "target")
+                const open = disk.openDescriptors
+                disk.failCall(disk.calls.length + index, "EIO", landed)
+                const error = yield* Effect.flip(outing.run(kv, target))
+                assert.deepInclude(error, { _tag: "IoError", code: "EIO", operation: operationOf(call.kind) }, context)
+                assert.deepStrictEqual(leftovers(root), [], context)
+                assert.isFalse(NFS.existsSync(target), context)
+                assert.deepStrictEqual(tree(NodePath.join(root, "store")), before, context)
+                assert.isAtMost(disk.openDescriptors, open + 1, context)
+                yield* kv.put("d", "4")
+                yield* kv.sync
+                yield* outing.run(kv, target)
+                assert.isTrue(NFS.existsSync(target), context)
+              })))
+              assert.strictEqual(disk.openDescriptors, 0, context)
+              assert.deepStrictEqual(disk.misuse, [], context)
+            }))
+          }
+        }
+      }))
+  }
+
+  it.live("a compaction that fails at its last step leaves no target that the next attempt would refuse", () =>
+    Effect.gen(function*() {
+      const root = yield* temporaryDirectory
+      const disk = new FaultyDisk()
+      yield* over(disk)(Effect.gen(function*() {
+        const kv = yield* filledKv(root)
+        const target = NodePath.join(root, "target")
+        // The first two are the building directory's: its own, and the one its parent needs for it.
+        disk.failNext("syncDirectory", "EIO", { skip: 2 })
+        const error = yield* Effect.flip(kv.compactTo(target))
+        assert.deepInclude(error, { _tag: "IoError", code: "EIO", operation: "sync directory" })
+        assert.strictEqual(disk.count("rename"), 1)
+        assert.isFalse(NFS.existsSync(target))
+        yield* kv.compactTo(target)
+      }))
+    }))
+
+  it.live("an export that fails keeps the older file as it was", () =>
+    Effect.gen(function*() {
+      const root = yield* temporaryDirectory
+      const disk = new FaultyDisk()
+      yield* over(disk)(Effect.gen(function*() {
+        const kv = yield* filledKv(root)
+        const target = NodePath.join(root, "target")
+        NFS.writeFileSync(target, "older")
+        for (const kind of ["create", "append", "sync", "rename"] as const) {
+          disk.failNext(kind, "ENOSPC", { landed: kind === "append" ? "half" : "nothing" })
+          assert.deepInclude(yield* Effect.flip(Export.toFile(kv, target)), { _tag: "IoError", code: "ENOSPC" })
+          assert.strictEqual(NFS.readFileSync(target, "utf8"), "older")
+          assert.deepStrictEqual(leftovers(root), [])
+        }
+      }))
+    }))
+})
+
+const line = (key: string, value: string): string =>
+  `{"key_b64":"${Buffer.from(key).toString("base64")}","value_b64":"${Buffer.from(value).toString("base64")}"}\n`
+
+describe("a failing disk under the key/value store", () => {
+  const writes: ReadonlyArray<
+    readonly [string, (kv: Kv.Kv["Service"]) => Effect.Effect<unknown, { readonly _tag: string }>]
+  > = [
+    ["put", (kv) => kv.put("a", "2")],
+    ["a large put", (kv) => kv.put("a", filled("2", large))],
+    ["putMany", (kv) => kv.putMany([["a", "2"], ["b", "2"]])],
+    ["delete", (kv) => kv.delete("a")],
+    ["modify", (kv) => kv.modify("a", () => [undefined, "2"])],
+    ["a deleting modify", (kv) => kv.modify("a", () => [undefined, undefined])],
+    ["import", (kv) => Export.fromLines(kv, Stream.make(Buffer.from(line("a", "2") + line("b", "2"))))]
+  ]
+  for (const [name, write] of writes) {
+    for (const durability of ["manual", "always"] as const) {
+      it.live(`${name} (${durability}) that fails says IoError, then WriterPoisoned, and reads go on`, () =>
+        Effect.gen(function*() {
+          for (const kind of ["appendNow", "append", "sync"] as const) {
+            const disk = new FaultyDisk()
+            yield* over(disk)(Effect.scoped(Effect.gen(function*() {
+              const kv = yield* Kv.make({ directory: yield* temporaryDirectory, durability })
+              yield* kv.put("a", "1")
+              yield* kv.sync
+              disk.failNext(kind, "EIO")
+              const from = disk.calls.length
+              const exit = yield* Effect.exit(Effect.flip(write(kv)))
+              // Not every write makes every call.
+              if (!disk.calls.slice(from).some((call) => call.kind === kind)) return
+              if (!Exit.isSuccess(exit)) return assert.fail(`${kind}: it succeeded or died`)
+              assert.deepInclude(exit.value, { _tag: "IoError", code: "EIO", operation: operationOf(kind) }, kind)
+              for (const [later, again] of writes) {
+                assert.strictEqual((yield* Effect.flip(again(kv)))._tag, "WriterPoisoned", `${kind}, ${later}`)
+              }
+              assert.strictEqual((yield* Effect.flip(kv.sync))._tag, "WriterPoisoned")
+              if (kind !== "sync") assert.strictEqual(text(yield* kv.get("a")), "1")
+              yield* Stream.runDrain(kv.entries())
+              assert.isAtMost(yield* kv.size, 2)
+            })))
+            assert.strictEqual(disk.openDescriptors, 0)
+            assert.deepStrictEqual(disk.misuse, [])
+          }
+        }))
+    }
+  }
+
+  it.live("an import that fails keeps what was written before, and says where the writer stopped", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const disk = new FaultyDisk()
+      const input = Stream.fromIterable(many(26, 100_000).map((value, at) => Buffer.from(line(`${at}`, value))))
+      yield* over(disk)(Effect.scoped(Effect.gen(function*() {
+        const kv = yield* Kv.make({ directory })
+        disk.failNext("append", "ENOSPC", { skip: 1, landed: "half" })
+        const error = yield* Effect.flip(Export.fromLines(kv, input))
+        assert.deepInclude(error, { _tag: "IoError", code: "ENOSPC", operation: "write" })
+      })))
+      const kv = yield* Kv.make({ directory })
+      const size = yield* kv.size
+      assert.isAtLeast(size, 10)
+      assert.isAtMost(size, 25)
+    }))
+
+  it.live("a get that fails stops nothing", () =>
+    Effect.gen(function*() {
+      const disk = new FaultyDisk()
+      yield* over(disk)(Effect.gen(function*() {
+        const kv = yield* Kv.make({ directory: yield* temporaryDirectory })
+        yield* kv.put("a", "1")
+        disk.failNext("readNow", "EIO")
+        assert.strictEqual((yield* Effect.flip(kv.get("a")))._tag, "IoError")
+        disk.failNext("readNow", "EIO")
+        assert.strictEqual((yield* Effect.flip(kv.modify("a", () => [0, "2"])))._tag, "IoError")
+        yield* kv.put("a", "3")
+        assert.strictEqual(text(yield* kv.get("a")), "3")
+      }))
+    }))
+})

@@ -1,0 +1,136 @@
+/** What a user gets: the packed package, installed by npm into an empty project. */
+import { assert, describe, it } from "@effect/vitest"
+import { execFileSync, spawnSync } from "node:child_process"
+import * as fs from "node:fs"
+import * as os from "node:os"
+import * as path from "node:path"
+import { afterAll, beforeAll } from "vitest"
+
+const root = path.resolve(import.meta.dirname, "..")
+const project = fs.mkdtempSync(path.join(os.tmpdir(), "datawal-package-"))
+
+const program = `
+import { Effect, Layer, Stream } from "effect"
+import { Kv, Log } from "effect-datawal"
+import * as Errors from "effect-datawal/Errors"
+import { make } from "effect-datawal/Kv"
+
+const program = Effect.gen(function*() {
+  const kv = yield* Kv.Kv
+  yield* kv.put("greeting", "hello")
+  yield* kv.sync
+  const log = yield* Log.Log
+  const records: number = yield* Stream.runCount(log.stream)
+  const value: Uint8Array | undefined = yield* kv.get("greeting")
+  const refused = yield* Effect.flip(make({ directory: "store" }))
+  return [records, value && new TextDecoder().decode(value), refused instanceof Errors.LockHeld]
+})
+
+const layer = Layer.provideMerge(Kv.layerLog, Log.layer({ directory: "store" }))
+console.log(JSON.stringify(await Effect.runPromise(Effect.scoped(Effect.provide(program, layer)))))
+`
+
+const npm = (args: Array<string>, cwd: string): string => {
+  const env = Object.fromEntries(
+    Object.entries(process.env).filter(([name]) => !/^npm_(package|lifecycle|command)/.test(name))
+  )
+  const ran = spawnSync("npm", args, { cwd, env, encoding: "utf8" })
+  assert.strictEqual(ran.status, 0, ran.stderr)
+  return ran.stdout
+}
+
+let packed: Array<string> = []
+
+beforeAll(() => {
+  const [made] = JSON.parse(npm(["pack", "--json", "--ignore-scripts", "--pack-destination", project], root)) as [
+    { filename: string; files: Array<{ path: string }> }
+  ]
+  packed = made.files.map((file) => file.path)
+  const { peerDependencies } = JSON.parse(fs.readFileSync(path.join(root, "package.json"), "utf8")) as {
+    peerDependencies: Record<string, string>
+  }
+  fs.writeFileSync(
+    path.join(project, "package.json"),
+    JSON.stringify({
+      name: "user",
+      type: "module",
+      private: true,
+      dependencies: { "effect-datawal": `file:${made.filename}`, ...peerDependencies },
+      allowScripts: { "fs-ext": true }
+    })
+  )
+  npm(["install", "--prefer-offline", "--no-audit", "--no-fund", "--loglevel=error"], project)
+  fs.mkdirSync(path.join(project, "src"))
+  fs.writeFileSync(path.join(project, "src", "main.ts"), program)
+  fs.writeFileSync(
+    path.join(project, "tsconfig.json"),
+    JSON.stringify({
+      compilerOptions: {
+        target: "ES2022",
+        module: "NodeNext",
+        strict: true,
+        exactOptionalPropertyTypes: true,
+        noUncheckedIndexedAccess: true,
+        skipLibCheck: false,
+        types: [],
+        lib: ["ES2023", "DOM"],
+        rootDir: "src",
+        outDir: "out"
+      },
+      include: ["src"]
+    })
+  )
+}, 180_000)
+
+afterAll(() => fs.rmSync(project, { recursive: true, force: true }))
+
+describe("the packed package", () => {
+  it("holds what it needs and nothing else", () => {
+    for (
+      const needed of [
+        "package.json",
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "dist/index.js",
+        "dist/index.d.ts",
+        "dist/bin.js"
+      ]
+    ) {
+      assert.include(packed, needed)
+    }
+    for (const file of packed) {
+      assert.match(file, /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|(dist|src|docs)\/.+)$/)
+      // Everything compiled has its source: nothing stale is shipped.
+      const source = /^dist\/(.+?)\.(d\.ts|js)(\.map)?$/.exec(file)
+      if (source !== null) assert.include(packed, `src/${source[1]}.ts`)
+    }
+  })
+
+  it("compiles under strict settings and runs", () => {
+    const tsc = path.join(root, "node_modules", "typescript", "bin", "tsc")
+    const compiled = spawnSync(process.execPath, [tsc, "-p", project], { encoding: "utf8" })
+    assert.strictEqual(compiled.status, 0, compiled.stdout)
+    const printed = execFileSync(process.execPath, ["out/main.js"], { cwd: project, encoding: "utf8" })
+    assert.strictEqual(printed.trim(), JSON.stringify([1, "hello", true]))
+  })
+
+  it("brings the command", () => {
+    const printed = execFileSync(path.join(project, "node_modules", ".bin", "datawal"), [
+      "get",
+      "store",
+      "--key",
+      "greeting"
+    ], {
+      cwd: project,
+      encoding: "utf8"
+    })
+    assert.strictEqual(printed, "hello\n")
+  })
+
+  it("lets nobody reach what is internal", () => {
+    const script = `import("effect-datawal/internal/writer").then(() => process.exit(1), (e) => console.log(e.code))`
+    const printed = execFileSync(process.execPath, ["-e", script], { cwd: project, encoding: "utf8" })
+    assert.strictEqual(printed.trim(), "ERR_PACKAGE_PATH_NOT_EXPORTED")
+  })
+})
