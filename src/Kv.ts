@@ -20,7 +20,15 @@ import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import * as Stream from "effect/Stream"
-import type { CorruptSegment, CorruptTail, InvalidOptions, IoError, TargetRefused, WriterPoisoned } from "./Errors.ts"
+import type {
+  CorruptSegment,
+  CorruptTail,
+  InvalidOptions,
+  IoError,
+  LockUnavailable,
+  TargetRefused,
+  WriterPoisoned
+} from "./Errors.ts"
 import { type Bytes, toBytes } from "./internal/bytes.ts"
 import { closeOnFailure } from "./internal/closeOnFailure.ts"
 import { compact, type Compacted } from "./internal/compaction.ts"
@@ -127,7 +135,7 @@ export interface KvRead {
  * @category errors
  * @since 0.1.0
  */
-export type CompactError = IoError | CorruptSegment | TargetRefused | Log.OpenError | Log.WriteError
+export type CompactError = IoError | CorruptSegment | LockUnavailable | TargetRefused
 
 /**
  * The store, opened for write.

@@ -6,7 +6,7 @@ import * as Effect from "effect/Effect"
 import * as Stream from "effect/Stream"
 import * as NodePath from "node:path"
 import * as Disk from "../Disk.ts"
-import { type IoError, TargetRefused } from "../Errors.ts"
+import { type IoError, type LockUnavailable, TargetRefused } from "../Errors.ts"
 import type * as Log from "../Log.ts"
 import { make as makeLog } from "../Log.ts"
 import type { KeyValue } from "./projection.ts"
@@ -22,7 +22,7 @@ export const compact = Effect.fnUntraced(function*<E>(
   target: string,
   entries: Stream.Stream<KeyValue, E>,
   onProgress: ((keys: number) => void) | undefined
-): Effect.fn.Return<Compacted, E | IoError | TargetRefused | Log.OpenError | Log.WriteError> {
+): Effect.fn.Return<Compacted, E | IoError | LockUnavailable | TargetRefused> {
   const disk = yield* Disk.Disk
   const path = NodePath.resolve(target)
   const parent = NodePath.dirname(path)
@@ -46,21 +46,30 @@ const write = Effect.fnUntraced(function*<E>(
   entries: Stream.Stream<KeyValue, E>,
   onProgress: ((keys: number) => void) | undefined
 ) {
-  const log = yield* makeLog({ directory })
+  // The directory is new and nobody else knows its name: nobody holds its lock, and nothing in it can be damaged.
+  const log = yield* Effect.catchTag(
+    makeLog({ directory }),
+    ["LockHeld", "CorruptTail", "CorruptSegment", "InvalidOptions"],
+    Effect.die
+  )
   let records = 0
   let bytes = 0
   yield* Stream.runForEachArray(entries, (batch) =>
     Effect.map(
-      log.appendAll(batch.map(({ key, value }) => ({ type: "Put", key, payload: value }))),
+      sound(log.appendAll(batch.map(({ key, value }) => ({ type: "Put", key, payload: value })))),
       (refs) => {
         records += refs.length
         for (const ref of refs) bytes += ref.len
         onProgress?.(records)
       }
     ))
-  yield* log.sync
+  yield* sound(log.sync)
   return { live_keys: records, records_written: records, bytes_written: bytes }
 })
+
+// What comes from a store has passed the limits, and the first failure ends the compaction: no call follows it.
+const sound = <A>(write: Effect.Effect<A, Log.WriteError>): Effect.Effect<A, IoError> =>
+  Effect.catchTag(write, ["LimitExceeded", "WriterPoisoned"], Effect.die)
 
 const refuseUsed = (disk: Disk.DiskService, target: string): Effect.Effect<void, IoError | TargetRefused> =>
   disk.list(target).pipe(
