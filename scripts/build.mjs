@@ -1,4 +1,5 @@
-// Compiles src/ into dist/ unless that is fresh already. With --clean, into an empty one, so that nothing stale is packed.
+// Compiles src/ into dist/ unless that is fresh already. With --clean, into an empty one, so that nothing stale is
+// packed.
 import { spawnSync } from "node:child_process"
 import { createHash } from "node:crypto"
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"

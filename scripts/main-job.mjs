@@ -1,5 +1,5 @@
-// Runs examples/main-job, compiled unless that is fresh already. It imports the library by name, as any program would, so the
-// library must be built (`npm run build`).
+// Runs examples/main-job, compiled unless that is fresh already. It imports the library by name, as any program
+// would, so the library must be built (`npm run build`).
 import { spawnSync } from "node:child_process"
 import { createHash } from "node:crypto"
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs"

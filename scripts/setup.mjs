@@ -1,5 +1,5 @@
-// Makes a checkout ready to run: installs the dependencies of the lock file and sees that the lock addon is built for this
-// Node. Uses nothing but Node and npm, and returns at once when everything is in place.
+// Makes a checkout ready to run: installs the dependencies of the lock file and sees that the lock addon is built for
+// this Node. Uses nothing but Node and npm, and returns at once when everything is in place.
 import { spawnSync } from "node:child_process"
 import { createHash } from "node:crypto"
 import { existsSync, readFileSync, writeFileSync } from "node:fs"

@@ -1,5 +1,6 @@
-// Runs the suite on other Node versions: `npm run test:nodes -- 24 22` (24 unless told). Each version comes from npm's package
-// `node`, with its headers, so that the lock addon is built for it; each runs in a checkout of its own under .tmp/.
+// Runs the suite on other Node versions: `npm run test:nodes -- 24 22` (24 unless told). Each version comes from
+// npm's package `node`, with its headers, so that the lock addon is built for it; each runs in a checkout of its own
+// under .tmp/.
 import { execFileSync, spawnSync } from "node:child_process"
 import { cpSync, existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs"
 import { delimiter, dirname, join } from "node:path"

@@ -7,12 +7,12 @@
  *
  * Rules of the room:
  *
- * - A call that has begun is never abandoned: no effect of a `Disk` can be interrupted halfway, so no byte lands after its
- *   caller went on.
- * - `appendNow` and `readNow` run on the calling thread and are for at most `blocking_bytes_max`; everything larger, every
- *   sync and every bulk read goes to the thread pool, so nothing holds the event loop for long.
- * - A short read or write is not an error, and `EINTR` is not one either: the functions below go on where it stopped. An
- *   fsync is never repeated.
+ * - A call that has begun is never abandoned: no effect of a `Disk` can be interrupted halfway, so no byte lands
+ *   after its caller went on.
+ * - `appendNow` and `readNow` run on the calling thread and are for at most `blocking_bytes_max`; everything larger,
+ *   every sync and every bulk read goes to the thread pool, so nothing holds the event loop for long.
+ * - A short read or write is not an error, and `EINTR` is not one either: the functions below go on where it stopped.
+ *   An fsync is never repeated.
  *
  * @since 0.1.0
  */
@@ -24,8 +24,8 @@ import { IoError, type LockUnavailable } from "./Errors.ts"
 import { nodeDisk } from "./internal/nodeDisk.ts"
 
 /**
- * The most bytes that are read or written on the calling thread. At about 3 GB/s of page cache this holds the event loop
- * for under a tenth of a millisecond, a fraction of what handing them to the thread pool and back takes.
+ * The most bytes that are read or written on the calling thread. At about 3 GB/s of page cache this holds the event
+ * loop for under a tenth of a millisecond, a fraction of what handing them to the thread pool and back takes.
  *
  * @category constants
  * @since 0.1.0

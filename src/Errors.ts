@@ -56,7 +56,8 @@ const found = (value: number | undefined): string => value === undefined ? "" : 
 /**
  * Another writer, in this process or another, holds the directory's lock. Nothing was read or changed.
  *
- * `pid` is what the lock file says and only for people to read: it can be missing for a moment while the holder writes it.
+ * `pid` is what the lock file says and only for people to read: it can be missing for a moment while the holder
+ * writes it.
  *
  * @category errors
  * @since 0.1.0
@@ -89,8 +90,9 @@ export class LockUnavailable extends Schema.TaggedError<LockUnavailable>("effect
 }
 
 /**
- * The active segment is damaged at `offset`, and `laterFrames` whole valid records stand behind the damage (or the policy
- * is `strict`, and the tail is torn): cutting it off could lose acknowledged data. Nothing on disk was changed.
+ * The active segment is damaged at `offset`, and `laterFrames` whole valid records stand behind the damage (or the
+ * policy is `strict`, and the tail is torn): cutting it off could lose acknowledged data. Nothing on disk was
+ * changed.
  *
  * `bytes` is the distance from the damage to the end of the file.
  *
@@ -109,16 +111,16 @@ export class CorruptTail extends Schema.TaggedError<CorruptTail>("effect-datawal
   override get message(): string {
     const behind = this.laterFrames === 0
       ? "the policy strict refuses a torn tail; the policy repair cuts it and keeps a copy"
-      : `${this.laterFrames} valid record(s) stand behind it; copy the store, then the policy prefix cuts them all off, ` +
-        "keeping a copy"
+      : `${this.laterFrames} valid record(s) stand behind it; copy the store, then the policy prefix cuts them all ` +
+        "off, keeping a copy"
     return `${this.directory} is damaged at ${place(this.segment, this.offset)}: ${this.reason}` +
       `${found(this.found)}, ${this.bytes} bytes to the end of the file; ${behind}`
   }
 }
 
 /**
- * A segment holds, at `offset`, something that is not a valid frame and that no crash explains: damage to a closed segment,
- * a newer version's frame, or not a log at all. Nothing on disk was changed.
+ * A segment holds, at `offset`, something that is not a valid frame and that no crash explains: damage to a closed
+ * segment, a newer version's frame, or not a log at all. Nothing on disk was changed.
  *
  * @category errors
  * @since 0.1.0
@@ -160,8 +162,9 @@ export class IoError extends Schema.TaggedError<IoError>("effect-datawal/IoError
 }
 
 /**
- * An earlier write, sync or rotate of this writer failed, so what the file holds behind its last good record is unknown
- * and this writer takes no more. Reads go on working. Close it and open the directory again: recovery restores a sound tail.
+ * An earlier write, sync or rotate of this writer failed, so what the file holds behind its last good record is
+ * unknown and this writer takes no more. Reads go on working. Close it and open the directory again: recovery
+ * restores a sound tail.
  *
  * `operation`, `path` and `code` name that first failure, which is also the `cause`.
  *
@@ -249,8 +252,9 @@ export class TargetRefused extends Schema.TaggedError<TargetRefused>("effect-dat
 }
 
 /**
- * A line of an import is not `{"key_b64":"…","value_b64":"…"}`. `line` counts from 1. Every line before it is stored and
- * synced; nothing of this line or behind it is.
+ * A line of an import is not `{"key_b64":"…","value_b64":"…"}`. `line` counts from 1. Every line before it is
+ * stored
+ * and synced; nothing of this line or behind it is.
  *
  * @category errors
  * @since 0.1.0

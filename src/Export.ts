@@ -1,11 +1,12 @@
 /**
- * The live state as JSON lines, and back: one `{"key_b64":"…","value_b64":"…"}` a line, in ascending byte order of the keys,
- * byte for byte what the Rust program writes.
+ * The live state as JSON lines, and back: one `{"key_b64":"…","value_b64":"…"}` a line, in ascending byte order of
+ * the keys, byte for byte what the Rust program writes.
  *
  * Reach for it to move a store elsewhere, to keep a copy that needs no program to read, or to compare two stores.
  *
- * A file appears whole or not at all: it is written beside its target, made durable, and renamed. An import stores and syncs
- * every line before the first bad one. Memory is bounded by the chunks and the largest record (and, for an export, the keys).
+ * A file appears whole or not at all: it is written beside its target, made durable, and renamed. An import stores
+ * and syncs every line before the first bad one. Memory is bounded by the chunks and the largest record (and, for an
+ * export, the keys).
  *
  * @since 0.1.0
  */
@@ -71,9 +72,10 @@ export const toLines = (kv: Kv.KvRead): Stream.Stream<string, IoError | CorruptS
   )
 
 /**
- * Writes the live state to a file, whole or not at all: parents are made, an older file is replaced, and when this resolves
- * the new one is durable. A failed or interrupted export leaves nothing behind; a killed one may leave a hidden temporary
- * file. `TargetRefused` when the path is a directory or a device. `onProgress` is told how many lines are written.
+ * Writes the live state to a file, whole or not at all: parents are made, an older file is replaced, and when this
+ * resolves the new one is durable. A failed or interrupted export leaves nothing behind; a killed one may leave a
+ * hidden temporary file. `TargetRefused` when the path is a directory or a device. `onProgress` is told how many
+ * lines are written.
  *
  * **Example** (Out and back)
  *
@@ -183,8 +185,8 @@ const parse = ({ line, text }: NumberedLine): Result.Result<readonly [Uint8Array
  *
  * **Details**
  *
- * A line that is not a record's ends it with `InvalidLine`, and a failing input with that failure: in both cases everything
- * before is stored and synced. `onProgress` is told how many records are stored.
+ * A line that is not a record's ends it with `InvalidLine`, and a failing input with that failure: in both cases
+ * everything before is stored and synced. `onProgress` is told how many records are stored.
  *
  * @category importing
  * @since 0.1.0

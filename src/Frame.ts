@@ -2,7 +2,8 @@
  * The bytes of one record: layout, encoding and decoding. Pure, no I/O.
  *
  * A frame is a 24-byte header, the key, the payload and a CRC-32C of all that, little-endian (`docs/format.md`). Most
- * programs never need this module: `Log` and `Kv` read and write frames. It is for tools that look at the bytes themselves.
+ * programs never need this module: `Log` and `Kv` read and write frames. It is for tools that look at the bytes
+ * themselves.
  *
  * A decoder checks in a fixed order and names the first thing that is wrong. A length is refused before anything is
  * allocated for it, and nothing is taken for a record unless its checksum holds.
@@ -27,7 +28,12 @@ export const crc_bytes = 4
 /** What a frame adds to its key and payload. @category constants @since 0.1.0 */
 export const overhead_bytes = 28
 
-/** The longest key: the format's limit, so that a damaged length cannot claim the machine. @category constants @since 0.1.0 */
+/**
+ * The longest key: the format's limit, so that a damaged length cannot claim the machine.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
 export const key_bytes_max = 65_536
 
 /** The longest payload: the format's limit, 64 MiB. @category constants @since 0.1.0 */
@@ -65,8 +71,8 @@ export const recordTypes: readonly [RecordType, RecordType, RecordType] = ["Raw"
 /**
  * A decoded record and where it stands.
  *
- * `key` and `payload` are views on the bytes it was read from, made anew at each access: cheap, and valid for as long as
- * you hold them, but a view keeps its whole chunk (up to a MiB) in memory. Copy what you keep (`payload.slice()`).
+ * `key` and `payload` are views on the bytes it was read from, made anew at each access: cheap, and valid for as long
+ * as you hold them, but a view keeps its whole chunk (up to a MiB) in memory. Copy what you keep (`payload.slice()`).
  *
  * @category models
  * @since 0.1.0
@@ -240,8 +246,8 @@ const payloadTooLarge = -7
 const unsupportedTxid = -8
 
 /**
- * The length that the header at `at` claims for its whole frame, or a negative number for what is wrong with the header.
- * Allocates nothing. The frame need not be there. @internal
+ * The length that the header at `at` claims for its whole frame, or a negative number for what is wrong with the
+ * header. Allocates nothing. The frame need not be there. @internal
  */
 export const inspect = (view: DataView, at: number, end: number): number => {
   if (at + header_bytes > end) return headerTruncated

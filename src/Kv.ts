@@ -1,13 +1,13 @@
 /**
- * A key/value store: the last write of each key in a log wins. The idea is Bitcask's (Sheehy and Smith, 2010): places in
- * memory, values on disk, tombstones, compaction.
+ * A key/value store: the last write of each key in a log wins. The idea is Bitcask's (Sheehy and Smith, 2010): places
+ * in memory, values on disk, tombstones, compaction.
  *
- * Reach for it where you would write one file per key, or keep a JSON file up to date: state of agents and daemons, caches
- * that must survive, crawl results. Keys and values are bytes; strings are stored as UTF-8.
+ * Reach for it where you would write one file per key, or keep a JSON file up to date: state of agents and daemons,
+ * caches that must survive, crawl results. Keys and values are bytes; strings are stored as UTF-8.
  *
- * Every guarantee of `Log` holds, since a put is an append: it survives the process once `put` has resolved, and power loss
- * once `sync` has. Reads see what is written, whether it is durable yet or not, and every value is checked against its
- * checksum and its key before it is given out.
+ * Every guarantee of `Log` holds, since a put is an append: it survives the process once `put` has resolved, and
+ * power loss once `sync` has. Reads see what is written, whether it is durable yet or not, and every value is checked
+ * against its checksum and its key before it is given out.
  *
  * The index is in memory, about 40 bytes a key beyond the key's own: values may be larger than memory, keys may not.
  *
@@ -71,8 +71,8 @@ export interface Range {
 }
 
 /**
- * What a store holds and what it wastes. Bytes are of whole frames; dead ones are those of overwritten and deleted values,
- * of tombstones and of `Raw` records, and a compaction leaves them behind.
+ * What a store holds and what it wastes. Bytes are of whole frames; dead ones are those of overwritten and deleted
+ * values, of tombstones and of `Raw` records, and a compaction leaves them behind.
  *
  * @category models
  * @since 0.1.0
@@ -119,8 +119,11 @@ export interface KvRead {
   /** The keys and values at the moment the stream starts; later writes do not show in it. */
   readonly entries: (range?: Range) => Stream.Stream<KeyValue, IoError | CorruptSegment>
 
-  /** Writes a store that holds just the live values into a directory that is empty or absent. The target appears whole or not
-   * at all, and is durable when this resolves; this store is not changed. `onProgress` is told how many keys are written. */
+  /**
+   * Writes a store that holds just the live values into a directory that is empty or absent. The target appears whole
+   * or not at all, and is durable when this resolves; this store is not changed. `onProgress` is told how many keys
+   * are written.
+   */
   readonly compactTo: (
     directory: string,
     options?: { readonly onProgress?: ((keys: number) => void) | undefined }
@@ -160,8 +163,11 @@ export class Kv extends Context.Service<
     /** Removes a key. The tombstone is written even when the key has no value. */
     readonly delete: (key: Bytes) => Effect.Effect<Log.RecordRef, Log.WriteError>
 
-    /** Reads, decides and writes with no other write of this store in between. `f` is given the value or `undefined` and
-     * returns an answer and the new value: `undefined` removes the key, the very bytes it was given change nothing. */
+    /**
+     * Reads, decides and writes with no other write of this store in between. `f` is given the value or `undefined`
+     * and returns an answer and the new value: `undefined` removes the key, the very bytes it was given change
+     * nothing.
+     */
     readonly modify: <A>(
       key: Bytes,
       f: (current: Uint8Array | undefined) => readonly [answer: A, value: Bytes | undefined]

@@ -3,9 +3,9 @@
  *
  * `Log` and `Kv` take it themselves; use it alone to keep writers out of a store while you copy it.
  *
- * The lock is an exclusive `flock(2)` on the open file `.lock`, not the file's existence: the kernel lets go of it when the
- * process dies, however it dies, so a leftover file is no obstacle. It is released when the scope closes, on success,
- * failure, defect and interruption. Advisory: a program that does not ask for it is not kept out.
+ * The lock is an exclusive `flock(2)` on the open file `.lock`, not the file's existence: the kernel lets go of it
+ * when the process dies, however it dies, so a leftover file is no obstacle. It is released when the scope closes, on
+ * success, failure, defect and interruption. Advisory: a program that does not ask for it is not kept out.
  *
  * @since 0.1.0
  */
@@ -32,8 +32,8 @@ export interface Lock {
 }
 
 /**
- * How long to wait for a lock that is held: a time limit (asked again every few milliseconds at first, then every 100), or
- * a schedule of the attempts. Without it `LockHeld` comes at once.
+ * How long to wait for a lock that is held: a time limit (asked again every few milliseconds at first, then every
+ * 100), or a schedule of the attempts. Without it `LockHeld` comes at once.
  *
  * @category options
  * @since 0.1.0
@@ -48,8 +48,9 @@ const replaced_attempts_max = 100
  *
  * **Details**
  *
- * Fails with `LockHeld` when another writer has it, with `LockUnavailable` when the lock addon cannot be loaded, and with
- * `IoError` when the directory cannot be made or opened, or its file system cannot lock. It never goes on without the lock.
+ * Fails with `LockHeld` when another writer has it, with `LockUnavailable` when the lock addon cannot be loaded, and
+ * with `IoError` when the directory cannot be made or opened, or its file system cannot lock. It never goes on
+ * without the lock.
  *
  * **Example** (Two writers)
  *

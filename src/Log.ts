@@ -1,18 +1,20 @@
 /**
  * An append-only log of records with one writer: append, make durable, rotate, read back as a Stream.
  *
- * Reach for it where you would append JSON lines to a file: an event log, an outbox, a journal. Each record is framed and
- * checked, a torn tail is mended when the log is opened, and two writers cannot meet.
+ * Reach for it where you would append JSON lines to a file: an event log, an outbox, a journal. Each record is framed
+ * and checked, a torn tail is mended when the log is opened, and two writers cannot meet.
  *
  * What is promised, and when:
  *
  * - When `append` has resolved, the record survives the death of this process, and the next read sees it.
  * - When `sync` has resolved, everything appended before it survives the loss of power too.
- * - A synced record is never lost, never put behind damage and never read twice, through any number of crashes and reopens.
+ * - A synced record is never lost, never put behind damage and never read twice, through any number of crashes and
+ *   reopens.
  * - What cannot be told from damage to synced data is never cut: opening fails and changes nothing.
  *
- * The limits of the promise: the disk must do what it says when it is told to flush, and no other program may write into the
- * directory. After a write or sync has failed, the writer takes nothing more (`WriterPoisoned`); reopening recovers.
+ * The limits of the promise: the disk must do what it says when it is told to flush, and no other program may write
+ * into the directory. After a write or sync has failed, the writer takes nothing more (`WriterPoisoned`); reopening
+ * recovers.
  *
  * @since 0.1.0
  */
@@ -59,19 +61,29 @@ export type {
 } from "./internal/reading.ts"
 
 export type {
-  /** What opening does with damage: `repair` cuts a torn tail and keeps a copy; `strict` refuses any damage; `prefix` also
-   * cuts what `repair` refuses in the active segment (but never a newer version's frames). @category options @since 0.1.0 */
+  /**
+   * What opening does with damage: `repair` cuts a torn tail and keeps a copy; `strict` refuses any damage; `prefix`
+   * also cuts what `repair` refuses in the active segment (but never a newer version's frames).
+   *
+   * @category options
+   * @since 0.1.0
+   */
   Policy
 } from "./internal/repair.ts"
 
 export type {
-  /** Where a record stands: segment, byte offset and length of its frame, and its txid. @category models @since 0.1.0 */
+  /**
+   * Where a record stands: segment, byte offset and length of its frame, and its txid.
+   *
+   * @category models
+   * @since 0.1.0
+   */
   RecordRef
 } from "./internal/writer.ts"
 
 /**
- * A record to append. Keys are at most 65,536 bytes, payloads 64 MiB; strings are stored as UTF-8. The bytes must not be
- * changed until the append has resolved.
+ * A record to append. Keys are at most 65,536 bytes, payloads 64 MiB; strings are stored as UTF-8. The bytes must not
+ * be changed until the append has resolved.
  *
  * @category models
  * @since 0.1.0
@@ -97,8 +109,8 @@ export type WriteError = IoError | LimitExceeded | WriterPoisoned
 export type OpenError = LockHeld | LockUnavailable | IoError | CorruptTail | CorruptSegment | InvalidOptions
 
 /**
- * When appends are made durable: `manual`, only by `sync`; `always`, each append resolves when it is durable (concurrent ones
- * share an fsync); or an interval, after which whatever is new is synced in the background.
+ * When appends are made durable: `manual`, only by `sync`; `always`, each append resolves when it is durable
+ * (concurrent ones share an fsync); or an interval, after which whatever is new is synced in the background.
  *
  * @category options
  * @since 0.1.0
@@ -118,14 +130,18 @@ export interface Options {
   readonly policy?: Policy | undefined
   /** `manual` by default. */
   readonly durability?: Durability | undefined
-  /** Bytes after which the log goes on in a new segment; 64 MiB by default. A larger record gets a segment of its own. */
+  /**
+   * Bytes after which the log goes on in a new segment; 64 MiB by default. A larger record gets a segment of its own.
+   */
   readonly segmentSize?: number | undefined
   /** Bytes asked of the disk at once when reading; 1 MiB by default. */
   readonly chunkSize?: number | undefined
   /** How long to wait for another writer to end; not at all by default. */
   readonly waitForLock?: Lock.Wait | undefined
-  /** Given every record while the log is opened, in order, in batches: an index can be built without a second reading. It must
-   * not throw, and must copy what it keeps of a key or payload. */
+  /**
+   * Given every record while the log is opened, in order, in batches: an index can be built without a second reading.
+   * It must not throw, and must copy what it keeps of a key or payload.
+   */
   readonly replay?: ((records: ReadonlyArray<Frame.LogRecord>) => void) | undefined
 }
 
@@ -184,8 +200,10 @@ export class Log extends Context.Service<Log, {
   /** Appends a record of any type. */
   readonly appendRecord: (record: RecordInput) => Effect.Effect<RecordRef, WriteError>
 
-  /** Appends many records in one write, or few. If one passes a limit, none is written; if a write fails, the first few of
-   * them may be in the log. */
+  /**
+   * Appends many records in one write, or few. If one passes a limit, none is written; if a write fails, the first
+   * few of them may be in the log.
+   */
   readonly appendAll: (records: Iterable<RecordInput>) => Effect.Effect<Array<RecordRef>, WriteError>
 
   /** Appends what a Stream emits, an array at a time. */
@@ -204,8 +222,10 @@ export class Log extends Context.Service<Log, {
   /** Waits as `durability` demands for what was written before: for a shared fsync under `always`, else for nothing. */
   readonly settle: Effect.Effect<void, IoError | WriterPoisoned>
 
-  /** Calls `observer` with every record as it is written, in order and in the step that writes it, until the scope closes.
-   * The position is where the first of them will stand. `observer` must not throw. */
+  /**
+   * Calls `observer` with every record as it is written, in order and in the step that writes it, until the scope
+   * closes. The position is where the first of them will stand. `observer` must not throw.
+   */
   readonly observe: (
     observer: (record: Entry, ref: RecordRef) => void
   ) => Effect.Effect<Recovery.Position, never, Scope.Scope>
@@ -386,8 +406,9 @@ const addAppended = (sum: Appended, refs: ReadonlyArray<RecordRef>): Appended =>
  *
  * **Details**
  *
- * When it fails, nothing is held and, except by a cut that had begun, nothing was changed. Closing the scope syncs what is
- * new if it can, waits for what is under way, and lets go of the lock, on success, failure, defect and interruption alike.
+ * When it fails, nothing is held and, except by a cut that had begun, nothing was changed. Closing the scope syncs
+ * what is new if it can, waits for what is under way, and lets go of the lock, on success, failure, defect and
+ * interruption alike.
  *
  * **Example** (An event log)
  *

@@ -1,8 +1,9 @@
 /**
  * Reading a log without the lock: of a store that somebody else is writing, or that this process may not write.
  *
- * A reader takes no lock, creates nothing and changes nothing. It sees whole records only, in order, up to where the file
- * ended when it looked; it ends cleanly before a torn tail, because a live writer's half-written record looks the same.
+ * A reader takes no lock, creates nothing and changes nothing. It sees whole records only, in order, up to where the
+ * file ended when it looked; it ends cleanly before a torn tail, because a live writer's half-written record looks
+ * the same.
  *
  * @since 0.1.0
  */
@@ -30,8 +31,10 @@ import * as Recovery from "./Recovery.ts"
 export class Reader extends Context.Service<Reader, {
   readonly directory: string
 
-  /** Every record there is when the stream starts, in order. Fails with `CorruptTail` or `CorruptSegment` after everything
-   * valid before the damage, and ends cleanly before a torn tail. */
+  /**
+   * Every record there is when the stream starts, in order. Fails with `CorruptTail` or `CorruptSegment` after
+   * everything valid before the damage, and ends cleanly before a torn tail.
+   */
   readonly stream: Stream.Stream<Frame.LogRecord, IoError | CorruptTail | CorruptSegment>
 
   /** The same from a place or a txid on. */
@@ -45,8 +48,10 @@ export class Reader extends Context.Service<Reader, {
   /** The segments there are, in order, with the bytes of their files; the last is the active one. */
   readonly segments: Effect.Effect<ReadonlyArray<Segment>, IoError>
 
-  /** Reads everything and reports what a writer's recovery would find; `each` is given every record. A torn tail is in the
-   * report, not an error. */
+  /**
+   * Reads everything and reports what a writer's recovery would find; `each` is given every record. A torn tail is in
+   * the report, not an error.
+   */
   readonly inspect: (
     each?: (records: ReadonlyArray<Frame.LogRecord>) => Effect.Effect<void>
   ) => Effect.Effect<Recovery.RecoveryReport, IoError | CorruptTail | CorruptSegment>
@@ -76,8 +81,8 @@ const endTorn = (directory: string) =>
 const isDamage = (error: { readonly _tag: string }): error is Damage => error._tag === "Damage"
 
 /**
- * Opens a directory for reading. Fails with `IoError` (`ENOENT`, `ENOTDIR`) when there is no such directory; one without
- * segments is an empty log.
+ * Opens a directory for reading. Fails with `IoError` (`ENOENT`, `ENOTDIR`) when there is no such directory; one
+ * without segments is an empty log.
  *
  * **Example** (Looking at a live store)
  *

@@ -1,6 +1,7 @@
 /**
- * From the bytes of a directory to its records, and the verdict on bytes that are none. Written once: opening for write,
- * reading without the lock, verifying, rebuilding an index and repairing all consume the Stream of this module.
+ * From the bytes of a directory to its records, and the verdict on bytes that are none. Written once: opening for
+ * write, reading without the lock, verifying, rebuilding an index and repairing all consume the Stream of this
+ * module.
  *
  * | where | what is found | verdict |
  * | --- | --- | --- |
@@ -10,8 +11,9 @@
  * | active segment | a frame cut short, or a bad checksum | torn, but `CorruptTail` if whole valid frames follow |
  * | active segment | a bad checksum, and a sector of the frame all zeros | torn: that sector was never written |
  *
- * Records come in the order they were written, from the lowest segment id to the highest, and every record before the damage
- * comes before the verdict. Memory is bounded by the chunk size plus one frame, never by the size of a segment.
+ * Records come in the order they were written, from the lowest segment id to the highest, and every record before the
+ * damage comes before the verdict. Memory is bounded by the chunk size plus one frame, never by the size of a
+ * segment.
  *
  * @since 0.1.0
  */
@@ -36,9 +38,9 @@ export const chunk_bytes_default = 1_048_576
 export const segment_max = 99_999_999
 
 /**
- * What opening a store found, and what it cut. `tail_truncated` is 1 when the active segment ended in a torn tail; then the
- * `tail_…` fields say where it was cut, how many bytes went and why, and `torn_file` where a copy of them is (none is made
- * of zeros, nor by a reader, which cuts nothing).
+ * What opening a store found, and what it cut. `tail_truncated` is 1 when the active segment ended in a torn tail;
+ * then the `tail_…` fields say where it was cut, how many bytes went and why, and `torn_file` where a copy of them is
+ * (none is made of zeros, nor by a reader, which cuts nothing).
  *
  * @category models
  * @since 0.1.0
@@ -171,8 +173,9 @@ const readChunk = Effect.fnUntraced(function*(
 })
 
 /**
- * Reads one segment, a chunk a pull. Each chunk starts at a frame: the headers are walked first, which says where the next
- * chunk starts, so that it can be on its way while the checksums of this one are verified, and no byte is ever copied.
+ * Reads one segment, a chunk a pull. Each chunk starts at a frame: the headers are walked first, which says where the
+ * next chunk starts, so that it can be on its way while the checksums of this one are verified, and no byte is ever
+ * copied.
  */
 class SegmentReader {
   readonly #file: Disk.DiskFile
@@ -238,8 +241,8 @@ class SegmentReader {
   }
 
   /**
-   * The frames whose headers are sound and which are wholly in the chunk, how many bytes they take, and either what is wrong
-   * behind them, or how many bytes the first frame wants when the chunk holds less than one.
+   * The frames whose headers are sound and which are wholly in the chunk, how many bytes they take, and either what
+   * is wrong behind them, or how many bytes the first frame wants when the chunk holds less than one.
    */
   #walk(chunk: Chunk): {
     readonly records: Array<Frame.LogRecord>
@@ -327,7 +330,11 @@ export const segmentError = (directory: string, damage: Damage): CorruptSegment 
   return new CorruptSegment({ directory, segment, offset, reason, found })
 }
 
-/** The public error that a `Damage` becomes: for a torn tail `CorruptTail`, which only `strict` makes of it. @internal */
+/**
+ * The public error that a `Damage` becomes: for a torn tail `CorruptTail`, which only `strict` makes of it.
+ *
+ * @internal
+ */
 export const damageError = (directory: string, damage: Damage): CorruptTail | CorruptSegment => {
   const { bytes, found, laterFrames, offset, reason, segment } = damage
   return damage.verdict === "CorruptSegment"

@@ -91,7 +91,7 @@ describe("the format's document", () => {
 
   it("gives every field the offset that the code has", () => {
     const rows = Array.from(
-      format.matchAll(/^\| (\d+) \| [^|]+ \| `(\w+)` \|/gm),
+      format.matchAll(/^\| (\d+) +\| [^|]+ \| `(\w+)` +\|/gm),
       ([, offset, name]) => [name, Number(offset)]
     )
     assert.deepStrictEqual(Object.fromEntries(rows), Frame.fieldOffset)
@@ -100,7 +100,7 @@ describe("the format's document", () => {
   it("gives every limit the value that the code has", () => {
     const limits = new Map(
       Array.from(
-        format.matchAll(/^\| `(\w+)` \| ([\d,]+) \|/gm),
+        format.matchAll(/^\| `(\w+)` +\| ([\d,]+) +\|/gm),
         ([, name, value]) => [name, Number(value!.replaceAll(",", ""))]
       )
     )

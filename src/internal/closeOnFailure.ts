@@ -1,6 +1,6 @@
 /**
- * Acquires in a scope of its own, which is closed at once when acquiring fails or is interrupted, and with the caller's scope
- * otherwise: a store that did not open holds no lock, however long the caller's scope lives on.
+ * Acquires in a scope of its own, which is closed at once when acquiring fails or is interrupted, and with the
+ * caller's scope otherwise: a store that did not open holds no lock, however long the caller's scope lives on.
  */
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"

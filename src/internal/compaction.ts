@@ -1,6 +1,7 @@
 /**
- * Writing the live values into a new store. It is built in a directory of its own beside the target, made durable there, and
- * renamed: the target is absent or whole, whatever happens on the way. Only this process's death leaves the directory behind.
+ * Writing the live values into a new store. It is built in a directory of its own beside the target, made durable
+ * there, and renamed: the target is absent or whole, whatever happens on the way. Only this process's death leaves
+ * the directory behind.
  */
 import * as Effect from "effect/Effect"
 import * as Stream from "effect/Stream"

@@ -1,6 +1,6 @@
 /**
- * CRC-32C (Castagnoli, reflected polynomial 0x82F63B78) in two implementations of one function: TypeScript, eight bytes a
- * step, and the native `@node-rs/crc32`, which wins where a frame is long enough to pay for the call.
+ * CRC-32C (Castagnoli, reflected polynomial 0x82F63B78) in two implementations of one function: TypeScript, eight
+ * bytes a step, and the native `@node-rs/crc32`, which wins where a frame is long enough to pay for the call.
  *
  * The tables follow "slicing-by-8" (Kounavis and Berry, Intel, 2005). `shift` is the operator behind zlib's
  * `crc32_combine`: multiplication by x^(8n) modulo the polynomial.
@@ -9,7 +9,9 @@ import * as Module from "node:module"
 
 const polynomial = 0x82F63B78
 
-/** Below this many bytes the portable loop is faster than a native call and the view it needs (measured: 300 to 600). */
+/**
+ * Below this many bytes the portable loop is faster than a native call and the view it needs (measured: 300 to 600).
+ */
 export const nativeFrom_bytes = 448
 
 const tables: Int32Array = (() => {

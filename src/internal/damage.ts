@@ -1,9 +1,9 @@
 /**
  * The verdict on bytes that are not a frame (`docs/recovery.md`): whether a crash can have left them so.
  *
- * A disk writes whole sectors, in any order, and a sector that was never written reads as zeros. So an unsynced frame can be
- * cut short, can be zeros from some place on, or can have whole sectors of zeros in it, whatever stands behind it. Anything
- * else with valid frames behind it is damage to data that may have been acknowledged, and is not cut.
+ * A disk writes whole sectors, in any order, and a sector that was never written reads as zeros. So an unsynced frame
+ * can be cut short, can be zeros from some place on, or can have whole sectors of zeros in it, whatever stands behind
+ * it. Anything else with valid frames behind it is damage to data that may have been acknowledged, and is not cut.
  */
 import * as Effect from "effect/Effect"
 import * as Disk from "../Disk.ts"
@@ -96,9 +96,9 @@ const zeros = (bytes: Uint8Array, start: number, end: number): boolean => {
 }
 
 /**
- * Whether a sector that the frame `file[start, end)` reaches into was never written: its bytes are zeros from the frame's
- * start, or the sector's, to the sector's end, or the file's. A sector whose other half belongs to a sound record was
- * written, so zeros in the frame's own share of it prove nothing.
+ * Whether a sector that the frame `file[start, end)` reaches into was never written: its bytes are zeros from the
+ * frame's start, or the sector's, to the sector's end, or the file's. A sector whose other half belongs to a sound
+ * record was written, so zeros in the frame's own share of it prove nothing.
  */
 const hasUnwrittenSector = Effect.fnUntraced(function*(
   file: Disk.DiskFile,

@@ -1,11 +1,11 @@
 /**
  * Counts the whole valid frames behind a damaged place, in one pass.
  *
- * Any byte may start a frame, and a hostile or unlucky file can hold a frame start every few bytes, each claiming up to
- * 64 MiB. Checking each by itself would take quadratic time. Instead one running checksum passes over the file; a candidate
- * remembers its value at its own start, and at its end the checksum of just its bytes falls out of the two
- * (`crc32c.shift`). So the time is linear in the bytes, and the memory is one small entry per candidate that is still open,
- * all of them within the longest frame's length of each other.
+ * Any byte may start a frame, and a hostile or unlucky file can hold a frame start every few bytes, each claiming up
+ * to 64 MiB. Checking each by itself would take quadratic time. Instead one running checksum passes over the file; a
+ * candidate remembers its value at its own start, and at its end the checksum of just its bytes falls out of the two
+ * (`crc32c.shift`). So the time is linear in the bytes, and the memory is one small entry per candidate that is still
+ * open, all of them within the longest frame's length of each other.
  *
  * A frame inside a counted frame is that record's payload and is not counted.
  */
@@ -43,7 +43,10 @@ export const countLaterFrames = Effect.fnUntraced(function*(
   return candidates.finish()
 })
 
-/** Visits, in order, each frame start and each candidate's checksum in `bytes[0, until)`; returns the running checksum. */
+/**
+ * Visits, in order, each frame start and each candidate's checksum in `bytes[0, until)`; returns the running
+ * checksum.
+ */
 const pass = (
   candidates: Candidates,
   bytes: Buffer,
@@ -88,8 +91,8 @@ interface Candidate {
 }
 
 /**
- * The candidates that are not decided yet: `queue` in order of their starts, `heap` in order of their ends. Only the first
- * of the queue is ever counted, so that a frame found inside another is known to be inside.
+ * The candidates that are not decided yet: `queue` in order of their starts, `heap` in order of their ends. Only the
+ * first of the queue is ever counted, so that a frame found inside another is known to be inside.
  */
 class Candidates {
   #count = 0

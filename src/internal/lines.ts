@@ -1,6 +1,6 @@
 /**
- * Bytes to lines, numbered from 1. A line may span any number of chunks; blank ones are counted and skipped; the last one
- * need not end in a line feed.
+ * Bytes to lines, numbered from 1. A line may span any number of chunks; blank ones are counted and skipped; the last
+ * one need not end in a line feed.
  */
 import * as Stream from "effect/Stream"
 

@@ -1,6 +1,6 @@
 /**
- * The `Disk` of Node: `node:fs` for files and `fs-ext` for `flock`, whose lock is the very one the Rust program takes. The
- * addon is loaded when a lock is asked for, so reading needs no native code.
+ * The `Disk` of Node: `node:fs` for files and `fs-ext` for `flock`, whose lock is the very one the Rust program
+ * takes. The addon is loaded when a lock is asked for, so reading needs no native code.
  */
 import * as Effect from "effect/Effect"
 import * as NFS from "node:fs"

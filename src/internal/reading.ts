@@ -1,6 +1,6 @@
 /**
- * Records from a position on, for the writer and for readers without the lock: where a position may be, and the public error
- * that damage becomes.
+ * Records from a position on, for the writer and for readers without the lock: where a position may be, and the
+ * public error that damage becomes.
  */
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
@@ -95,7 +95,9 @@ const isPlace = ({ len, offset, segment }: Place): boolean =>
   Number.isSafeInteger(offset) && offset >= 0 && Number.isSafeInteger(segment) && segment > 0 &&
   Number.isSafeInteger(len) && len >= Frame.overhead_bytes && len <= Frame.frame_bytes_max
 
-/** The record at a reference. A place where no frame starts, or another record's, is the caller's mistake, not damage. */
+/**
+ * The record at a reference. A place where no frame starts, or another record's, is the caller's mistake, not damage.
+ */
 export const readRef = (
   directory: string,
   files: SegmentFiles,
@@ -116,7 +118,9 @@ export const readRef = (
         )
   })
 
-/** Whether a place that could not be read as asked is sound: no frame starts there, or a whole one of another length. */
+/**
+ * Whether a place that could not be read as asked is sound: no frame starts there, or a whole one of another length.
+ */
 const isOtherRecord = Effect.fnUntraced(function*(
   directory: string,
   place: Place,

@@ -1,9 +1,10 @@
 /**
  * Opening for write: read everything, decide by the policy, and cut what may be cut.
  *
- * The order of a cut is what makes it safe: the bytes are copied, the copy and its name are made durable, and only then is
- * the segment truncated and made durable. A crash at any point leaves either the whole tail or the whole copy, and the next
- * open starts over. Nothing is appended before the cut is durable: a record behind a torn tail would be lost with it.
+ * The order of a cut is what makes it safe: the bytes are copied, the copy and its name are made durable, and only
+ * then is the segment truncated and made durable. A crash at any point leaves either the whole tail or the whole
+ * copy, and the next open starts over. Nothing is appended before the cut is durable: a record behind a torn tail
+ * would be lost with it.
  */
 import * as Effect from "effect/Effect"
 import * as Result from "effect/Result"

@@ -1,6 +1,7 @@
 /**
- * The open descriptors through which single records are read, at most `open_max` of them: a store can have more segments
- * than a process may have open files. A descriptor in use by a read in the thread pool is pinned and never closed under it.
+ * The open descriptors through which single records are read, at most `open_max` of them: a store can have more
+ * segments than a process may have open files. A descriptor in use by a read in the thread pool is pinned and never
+ * closed under it.
  */
 import * as Effect from "effect/Effect"
 import type { DiskFile, DiskService } from "../Disk.ts"

@@ -1,13 +1,14 @@
 /**
  * The one writer of a directory, behind `Log`: where the next record goes, and what is durable.
  *
- * - A small append is one synchronous step: encode, write, advance. No fiber can run in between, so it needs no lock, cannot
- *   be interrupted halfway, and every observer sees the records in the order of the file.
- * - Whatever takes longer (a large record, a rotation, a batch) holds the gate, is uninterruptible once it has it, and makes
- *   small appends wait for it.
- * - At most one fsync runs at a time, and all of them in `#rounds`. A caller waits for the first that starts after it came,
- *   so one fsync answers everyone who came during the one before: group commit.
- * - After the first failure nothing is written or synced again: what the kernel still holds of the failed bytes is unknown.
+ * - A small append is one synchronous step: encode, write, advance. No fiber can run in between, so it needs no lock,
+ *   cannot be interrupted halfway, and every observer sees the records in the order of the file.
+ * - Whatever takes longer (a large record, a rotation, a batch) holds the gate, is uninterruptible once it has it,
+ *   and makes small appends wait for it.
+ * - At most one fsync runs at a time, and all of them in `#rounds`. A caller waits for the first that starts after it
+ *   came, so one fsync answers everyone who came during the one before: group commit.
+ * - After the first failure nothing is written or synced again: what the kernel still holds of the failed bytes is
+ *   unknown.
  */
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
@@ -67,7 +68,8 @@ export class Writer {
   #segment: number
   #offset: number
   #txid: number
-  // Up to where everything is durable. What an earlier process left unsynced is not known, so it starts before everything.
+  // Up to where everything is durable. What an earlier process left unsynced is not known, so it starts before
+  // everything.
   #syncedSegment = 0
   #syncedOffset = 0
   #waiting: Deferred.Deferred<void, IoError | WriterPoisoned> | undefined

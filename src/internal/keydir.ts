@@ -1,0 +1,445 @@
+/**
+ * The keydir: which keys are live and where the newest record of each lies, in memory, off the JavaScript heap.
+ *
+ * Hash tables hold pairs of an entry id and a hash; an entry id names a record of place and key bytes in a slab (the
+ * layout is in `keyOrder.ts`). A look-up costs one memory miss in a table and one in a slab. Beyond the key's own
+ * bytes an entry takes 16 of header, up to 3 of filling and 11 to 21 of table.
+ *
+ * The hash's top bits choose one of 1,024 stripes, each a table of its own, which doubles by itself: no call pays for
+ * more than its stripe, 10,000 entries at 10^7 keys. An incremental rehash of one table would make look-ups probe two
+ * while it lasts; extendible hashing would need a second way for keys that no bit of the hash tells apart.
+ *
+ * A snapshot keeps the slabs and needs no tables: it is walked, not searched. Slabs are copied on write.
+ *
+ * Invariants:
+ *
+ * - Two keys with one hash are two keys: the bytes decide.
+ * - A snapshot never changes, whatever is set or deleted after it.
+ * - A slab is cloned at most once after each snapshot.
+ * - Setting a key that is there takes no new slab space.
+ * - Dead records take at most a third of what live ones take, and two slabs.
+ *
+ * Indexed reads are `as number` or `as` an array: slots are masked by their table's length, stripes come from ten bits,
+ * and slab and word of an entry id were in range when the id was made.
+ */
+import * as order from "./keyOrder.ts"
+
+export type { BatchOptions, KeydirSnapshot, KeyRange, Located } from "./keyOrder.ts"
+
+/** Enough stripes that one grows in ~0.1 ms at 10^7 keys, few enough that an empty keydir takes 12 KiB. */
+const stripe_bits = 10
+const stripes = 2 ** stripe_bits
+const stripe_shift = 32 - stripe_bits
+/** Words of a stripe's first table, two a slot: few, since a thousand keys touch most stripes. */
+const table_words_min = 32
+
+/** A record longer than this has a slab of its own, so that less than 1/16 of a shared slab is left over at its end. */
+const shared_words_max = order.slab_words / 16
+/** Dead words allowed beside a third of the live ones, so that a small keydir is not moved around all the time. */
+const dead_words_min = 2 * order.slab_words
+/** What 32-bit entry ids can name: 16 GiB of records, or 262,143 keys of more than 4 KiB. */
+const slabs_max = 2 ** (32 - order.slab_bits)
+
+/** The record has 32 bits for a segment and 48 for an offset. */
+const segment_max = 2 ** 32 - 1
+const offset_max = 2 ** 48 - 1
+
+/** Every stripe begins as this one empty slot. It is never written: the first key makes the stripe grow. */
+const noSlots = new Int32Array(2)
+const noWords = new Uint32Array(0)
+
+/** One seed per process, so that keys chosen for one do not collide in the next. */
+const processSeed = crypto.getRandomValues(new Int32Array(2))
+
+/** The key at hand as words: packed once, then hashed, compared and copied. Nothing here waits, so one is enough. */
+const packed = new Uint32Array(order.keyWords(order.key_bytes_max))
+
+/**
+ * HalfSipHash-1-3 with a 32-bit result, by Aumasson and Bernstein (github.com/veorq/SipHash), the keyed hash that the
+ * Linux kernel uses for its own hash tables: whoever chooses the keys without the seed cannot make them collide. It is
+ * fed a record's words, where the bytes of each stand the other way round and zeros fill the last; that costs nothing,
+ * because the length is fed too.
+ */
+export const halfSipHash = (
+  words: Uint32Array,
+  at: number,
+  length: number,
+  seed0: number,
+  seed1: number
+): number => {
+  const end = at + order.keyWords(length)
+  let v0 = seed0
+  let v1 = seed1
+  let v2 = 0x6c796765 ^ seed0
+  let v3 = 0x74656462 ^ seed1
+  // One round for each word, one for the length, and three to finish.
+  for (let i = at; i < end + 4; i++) {
+    let word = 0
+    if (i < end) word = words[i] as number
+    else if (i === end) word = length << 24
+    else if (i === end + 1) v2 ^= 0xff
+    v3 ^= word
+    v0 = (v0 + v1) | 0
+    v1 = ((v1 << 5) | (v1 >>> 27)) ^ v0
+    v0 = (v0 << 16) | (v0 >>> 16)
+    v2 = (v2 + v3) | 0
+    v3 = ((v3 << 8) | (v3 >>> 24)) ^ v2
+    v0 = (v0 + v3) | 0
+    v3 = ((v3 << 7) | (v3 >>> 25)) ^ v0
+    v2 = (v2 + v1) | 0
+    v1 = ((v1 << 13) | (v1 >>> 19)) ^ v2
+    v2 = (v2 << 16) | (v2 >>> 16)
+    v0 ^= word
+  }
+  return v1 ^ v3
+}
+
+/** For tests: a fixed seed, and the bits of the hash to keep, so that keys collide. */
+export interface KeydirOptions {
+  readonly seed?: readonly [number, number] | undefined
+  readonly hashMask?: number | undefined
+}
+
+/** The index of live keys; see the module header. */
+export class Keydir {
+  private readonly seed0: number
+  private readonly seed1: number
+  private readonly hashMask: number
+  private keys = 0
+
+  /** By stripe: slots of an entry id (0: empty) and a hash, both signed so that V8 need not box them. Linear probing. */
+  private readonly tables: Array<Int32Array> = Array.from({ length: stripes }, () => noSlots)
+  private readonly counts = new Uint32Array(stripes)
+
+  /** By slab: its words, where its records end, the words of live ones, and the generation that may write to it. */
+  private readonly words: Array<Uint32Array> = [noWords]
+  private readonly ends: Array<number> = [0]
+  private readonly lives: Array<number> = [0]
+  private readonly generations: Array<number> = [0]
+  /** Slabs that were dropped. Slab 0 is never used, so that no entry id is 0. */
+  private readonly dropped: Array<number> = []
+  /** The slab that takes new records. */
+  private open = 0
+  /** Grows with each snapshot. A slab of an older generation may be seen by one. */
+  private generation = 0
+
+  /** Words that cannot be taken any more, and those of them in live records; the others are dead. */
+  private takenWords = 0
+  private liveWords = 0
+  private slabWords = 0
+  private tableWords = 0
+
+  constructor(options: KeydirOptions = {}) {
+    const seed = options.seed ?? processSeed
+    this.seed0 = seed[0] | 0
+    this.seed1 = seed[1] | 0
+    this.hashMask = (options.hashMask ?? 0xffff_ffff) | 0
+  }
+
+  /** Live keys. */
+  get size(): number {
+    return this.keys
+  }
+
+  /** Bytes of slabs and tables, without those that only snapshots hold. */
+  get bytes(): number {
+    return 4 * (this.slabWords + this.tableWords)
+  }
+
+  /** Maps a key to a place. Gives the len of the record it replaces, or 0 if the key is new. */
+  set(key: Uint8Array, segment: number, offset: number, len: number): number {
+    if (key.length > order.key_bytes_max || segment > segment_max || offset > offset_max || len > order.len_max) {
+      throw new RangeError(`keydir: no room for key of ${key.length} at ${segment}:${offset}+${len}`)
+    }
+    const hash = this.pack(key)
+    const stripe = hash >>> stripe_shift
+    let table = this.tables[stripe] as Int32Array
+    let slot = this.slotOf(table, hash, key.length)
+    const entry = table[slot] as number
+    if (entry !== 0) {
+      const words = this.writable(entry >>> order.slab_bits)
+      const at = entry & (order.slab_words - 1)
+      const replaced = order.lenAt(words, at)
+      order.writePlaceAt(words, at, key.length, segment, offset, len)
+      return replaced
+    }
+    const count = (this.counts[stripe] as number) + 1
+    if (count * 8 > table.length * 3) {
+      // At three quarters, and before the record is written: if memory runs out here, nothing has changed.
+      table = this.resize(stripe, Math.max(table_words_min, 2 * table.length))
+      slot = emptySlot(table, hash)
+    }
+    table[slot] = this.append(key.length, segment, offset, len)
+    table[slot + 1] = hash
+    this.counts[stripe] = count
+    this.keys++
+    this.reclaim()
+    return 0
+  }
+
+  /** Removes a key. Gives the len of its record, or 0 if it is absent. */
+  delete(key: Uint8Array): number {
+    const hash = this.pack(key)
+    const stripe = hash >>> stripe_shift
+    const table = this.tables[stripe] as Int32Array
+    const slot = this.slotOf(table, hash, key.length)
+    const entry = table[slot] as number
+    if (entry === 0) return 0
+    const removed = this.lenOf(entry)
+    this.remove(stripe, slot)
+    this.kill(entry)
+    this.reclaim()
+    return removed
+  }
+
+  /** The key's entry id, which holds until the next `set` or `delete`; -1 if the key is absent. */
+  find(key: Uint8Array): number {
+    const hash = this.pack(key)
+    const table = this.tables[hash >>> stripe_shift] as Int32Array
+    const entry = table[this.slotOf(table, hash, key.length)] as number
+    return entry === 0 ? -1 : entry >>> 0
+  }
+
+  segmentOf(entry: number): number {
+    return order.segmentAt(this.slabOf(entry), entry & (order.slab_words - 1))
+  }
+
+  offsetOf(entry: number): number {
+    return order.offsetAt(this.slabOf(entry), entry & (order.slab_words - 1))
+  }
+
+  lenOf(entry: number): number {
+    return order.lenAt(this.slabOf(entry), entry & (order.slab_words - 1))
+  }
+
+  /** A copy of the entry's key. */
+  keyOf(entry: number): Uint8Array {
+    return order.keyAt(this.slabOf(entry), entry & (order.slab_words - 1))
+  }
+
+  /** The keydir as it is now. Copies two list entries per slab, 5,000 pairs at 10^7 keys, and no record. */
+  snapshot(): order.KeydirSnapshot {
+    this.generation++
+    return order.snapshotOf({ words: this.words.slice(), ends: this.ends.slice() }, this.keys)
+  }
+
+  private get isFull(): boolean {
+    return this.dropped.length === 0 && this.words.length === slabs_max
+  }
+
+  private slabOf(entry: number): Uint32Array {
+    return this.words[entry >>> order.slab_bits] as Uint32Array
+  }
+
+  /** Makes a key the one at hand, and gives its hash. One that is too long is cut, and found nowhere by its length. */
+  private pack(key: Uint8Array): number {
+    order.packAt(packed, 0, key)
+    return this.hash(packed, 0, key.length)
+  }
+
+  private hash(words: Uint32Array, at: number, keyLen: number): number {
+    return halfSipHash(words, at, keyLen, this.seed0, this.seed1) & this.hashMask
+  }
+
+  /** The slot that holds the key, or the empty one where it would go. A table always has one. */
+  private slotOf(table: Int32Array, hash: number, keyLen: number): number {
+    const mask = table.length - 1
+    let slot = (hash << 1) & mask
+    for (;;) {
+      const entry = table[slot] as number
+      if (entry === 0) return slot
+      if (table[slot + 1] === hash && holdsPacked(this.slabOf(entry), entry & (order.slab_words - 1), keyLen)) {
+        return slot
+      }
+      slot = (slot + 2) & mask
+    }
+  }
+
+  /** Empties a slot and moves up what had to pass it, so that no marker stays behind. */
+  private remove(stripe: number, slot: number): void {
+    const table = this.tables[stripe] as Int32Array
+    const mask = table.length - 1
+    let hole = slot
+    for (let next = (slot + 2) & mask; table[next] !== 0; next = (next + 2) & mask) {
+      const home = ((table[next + 1] as number) << 1) & mask
+      if (((next - home) & mask) < ((next - hole) & mask)) continue
+      table[hole] = table[next] as number
+      table[hole + 1] = table[next + 1] as number
+      hole = next
+    }
+    table[hole] = 0
+    const count = (this.counts[stripe] as number) - 1
+    this.counts[stripe] = count
+    this.keys--
+    if (count * 16 < table.length && table.length > table_words_min) this.resize(stripe, table.length / 2)
+  }
+
+  /** Moves a stripe to a table of that many words. */
+  private resize(stripe: number, words: number): Int32Array {
+    const old = this.tables[stripe] as Int32Array
+    const table = new Int32Array(words)
+    for (let slot = 0; slot < old.length; slot += 2) {
+      const entry = old[slot] as number
+      if (entry === 0) continue
+      const hash = old[slot + 1] as number
+      const to = emptySlot(table, hash)
+      table[to] = entry
+      table[to + 1] = hash
+    }
+    this.tableWords += words - (old === noSlots ? 0 : old.length)
+    this.tables[stripe] = table
+    return table
+  }
+
+  /** Writes a record for the key at hand and gives its entry id. */
+  private append(keyLen: number, segment: number, offset: number, len: number): number {
+    const size = order.keyWords(keyLen)
+    const entry = this.allocate(order.header_words + size)
+    const words = this.slabOf(entry)
+    const at = entry & (order.slab_words - 1)
+    order.writePlaceAt(words, at, keyLen, segment, offset, len)
+    for (let i = 0; i < size; i++) words[at + order.header_words + i] = packed[i] as number
+    return entry
+  }
+
+  /**
+   * Takes `size` words at the end of the open slab, or a slab of their own. A snapshot may share the open slab: it
+   * does not look behind the end it was taken with.
+   */
+  private allocate(size: number): number {
+    if (size > shared_words_max) {
+      const slab = this.addSlab(size)
+      this.take(slab, size)
+      return slab * order.slab_words
+    }
+    if ((this.ends[this.open] as number) + size > (this.words[this.open] as Uint32Array).length) this.openNext()
+    const at = this.ends[this.open] as number
+    this.take(this.open, size)
+    return this.open * order.slab_words + at
+  }
+
+  private take(slab: number, size: number): void {
+    this.ends[slab] = (this.ends[slab] as number) + size
+    this.lives[slab] = (this.lives[slab] as number) + size
+    this.takenWords += size
+    this.liveWords += size
+  }
+
+  /** Opens a new slab. What is left of the old one counts as dead from now on. */
+  private openNext(): void {
+    const left = (this.words[this.open] as Uint32Array).length - (this.ends[this.open] as number)
+    this.open = this.addSlab(order.slab_words)
+    this.takenWords += left
+  }
+
+  private addSlab(size: number): number {
+    if (this.isFull) throw new RangeError(`keydir: all ${slabs_max} slabs are in use, no room for another key`)
+    const words = new Uint32Array(size)
+    const slab = this.dropped.pop() ?? this.words.length
+    this.words[slab] = words
+    this.ends[slab] = 0
+    this.lives[slab] = 0
+    this.generations[slab] = this.generation
+    this.slabWords += size
+    return slab
+  }
+
+  private drop(slab: number): void {
+    const size = (this.words[slab] as Uint32Array).length
+    this.takenWords -= size
+    this.slabWords -= size
+    this.words[slab] = noWords
+    this.ends[slab] = 0
+    this.lives[slab] = 0
+    this.dropped.push(slab)
+  }
+
+  /** The slab's words to change, a clone of them if a snapshot may see the originals. */
+  private writable(slab: number): Uint32Array {
+    let words = this.words[slab] as Uint32Array
+    if (this.generations[slab] !== this.generation) {
+      words = words.slice()
+      this.words[slab] = words
+      this.generations[slab] = this.generation
+    }
+    return words
+  }
+
+  /** Gives up a record's words, and its slab with the last live one. */
+  private kill(entry: number): void {
+    const slab = entry >>> order.slab_bits
+    const at = entry & (order.slab_words - 1)
+    const words = this.words[slab] as Uint32Array
+    const size = order.header_words + order.keyWords(order.keyLenAt(words, at))
+    const live = (this.lives[slab] as number) - size
+    this.lives[slab] = live
+    this.liveWords -= size
+    if (live === 0 && slab !== this.open) this.drop(slab)
+    else order.markDeadAt(this.writable(slab), at)
+  }
+
+  /**
+   * Empties slabs while too much is dead: two in a call at most, ~0.3 ms each. More than a third of the live words and
+   * one slab are dead outside the open slab, so the emptiest is over a quarter dead, and moving it wins 3/16 of a slab
+   * even if that leaves the end of another. A call adds 1/12 to what is dead too much, a third for the longest key.
+   */
+  private reclaim(): void {
+    while (this.takenWords - this.liveWords > this.liveWords / 3 + dead_words_min) {
+      // Moving may take one more slab, and stopping half-way would leave records twice.
+      if (this.isFull) return
+      this.evacuate(this.emptiest())
+    }
+  }
+
+  /** The slab with the most dead words, apart from the open one. */
+  private emptiest(): number {
+    let emptiest = 0
+    let most = 0
+    for (let slab = 1; slab < this.words.length; slab++) {
+      const dead = (this.words[slab] as Uint32Array).length - (this.lives[slab] as number)
+      if (dead <= most || slab === this.open) continue
+      emptiest = slab
+      most = dead
+    }
+    return emptiest
+  }
+
+  /** Moves a slab's live records to the open slab and drops it. Nothing in it changes: a snapshot may see it. */
+  private evacuate(slab: number): void {
+    const words = this.words[slab] as Uint32Array
+    const end = this.ends[slab] as number
+    for (let at = 0; at < end;) {
+      const size = order.header_words + order.keyWords(order.keyLenAt(words, at))
+      if (order.isLiveAt(words, at)) this.move(slab * order.slab_words + at, words, at, size)
+      at += size
+    }
+    this.drop(slab)
+  }
+
+  private move(entry: number, words: Uint32Array, at: number, size: number): void {
+    const hash = this.hash(words, at + order.header_words, order.keyLenAt(words, at))
+    const table = this.tables[hash >>> stripe_shift] as Int32Array
+    let slot = (hash << 1) & (table.length - 1)
+    // Slots are signed: an entry id from 2^31 on is stored as a negative number.
+    while (table[slot] !== (entry | 0)) slot = (slot + 2) & (table.length - 1)
+    const moved = this.allocate(size)
+    this.slabOf(moved).set(words.subarray(at, at + size), moved & (order.slab_words - 1))
+    this.liveWords -= size
+    table[slot] = moved
+  }
+}
+
+const emptySlot = (table: Int32Array, hash: number): number => {
+  const mask = table.length - 1
+  let slot = (hash << 1) & mask
+  while (table[slot] !== 0) slot = (slot + 2) & mask
+  return slot
+}
+
+/** Whether the record's key is the one at hand. */
+const holdsPacked = (words: Uint32Array, at: number, keyLen: number): boolean => {
+  if (order.keyLenAt(words, at) !== keyLen) return false
+  const size = order.keyWords(keyLen)
+  for (let i = 0; i < size; i++) if (words[at + order.header_words + i] !== packed[i]) return false
+  return true
+}
