@@ -1,0 +1,499 @@
+/**
+ * The keydir against a Map of strings. `audit` reads its private fields: what must hold between calls is the claim
+ * here, and no caller can see it. Times are not asserted, steps are.
+ */
+import { assert, describe, it } from "@effect/vitest"
+import { Arbitrary, Schema } from "effect"
+import * as Frame from "../src/Frame.ts"
+import { halfSipHash, Keydir, type KeydirSnapshot, type KeyRange, type Located } from "../src/internal/keydir.ts"
+import { key_bytes_max, len_max, slab_words } from "../src/internal/keyOrder.ts"
+
+type Model = Map<string, Omit<Located, "key">>
+
+const seed = [1, 2] as const
+/** Four stripes with four slots each to begin in: nearly every key collides. */
+const weak = { seed, hashMask: 0xC000_0003 }
+
+const name = (key: Uint8Array): string => Buffer.from(key).toString("latin1")
+const key = (text: string): Uint8Array => Uint8Array.from(Buffer.from(text, "latin1"))
+
+const scratch = Buffer.alloc(16)
+
+/** Key `n`: 16 bytes, in another order than the numbers. The next call overwrites it. */
+const numbered = (n: number): Buffer => {
+  scratch.writeInt32BE(Math.imul(n, 0x9E37_79B1), 0)
+  scratch.writeUInt32BE(n, 12)
+  return scratch
+}
+
+/** Walks to the end; every batch must keep to its bounds. */
+const drain = (
+  snapshot: KeydirSnapshot,
+  options: { readonly ordered: boolean; readonly range?: KeyRange; readonly batch?: number }
+): { readonly located: ReadonlyArray<Located>; readonly steps: number } => {
+  const located: Array<Located> = []
+  let steps = 0
+  for (const batch of snapshot.batches(options)) {
+    steps++
+    assert.isAtMost(batch.length, Math.min(options.batch ?? 1_024, 2_048))
+    for (const each of batch) located.push(each)
+  }
+  return { located, steps }
+}
+
+const within = (k: Uint8Array, { from, prefix, to }: KeyRange): boolean =>
+  (prefix === undefined || Buffer.compare(k.subarray(0, prefix.length), prefix) === 0) &&
+  (from === undefined || Buffer.compare(k, from) >= 0) &&
+  (to === undefined || Buffer.compare(k, to) < 0)
+
+/** Both walks give exactly the model's keys in range, at their places, the ordered one in order. */
+const same = (snapshot: KeydirSnapshot, model: Model, range: KeyRange = {}, batch?: number): void => {
+  assert.strictEqual(snapshot.size, model.size)
+  const expected = [...model.keys()].map(key).filter((k) => within(k, range)).sort(Buffer.compare)
+    .map((k) => ({ key: k, ...model.get(name(k))! }))
+  const bounds = { range, ...(batch === undefined ? {} : { batch }) }
+  const ordered = drain(snapshot, { ordered: true, ...bounds }).located
+  const unordered = [...drain(snapshot, { ordered: false, ...bounds }).located]
+  for (const walked of [ordered, unordered.sort((a, b) => Buffer.compare(a.key, b.key))]) {
+    assert.strictEqual(walked.length, expected.length)
+    // One assertion per key would take most of the suite's time.
+    assert.isTrue(expected.every(({ key, len, offset, segment }, i) => {
+      const got = walked[i]!
+      return Buffer.compare(got.key, key) === 0 && got.segment === segment && got.offset === offset && got.len === len
+    }))
+  }
+}
+
+/** What must hold between any two calls. */
+const audit = (keydir: Keydir): void => {
+  const [ends, lives] = [keydir["ends"], keydir["lives"]]
+  let [held, live, taken, records] = [0, 0, 0, 0]
+  keydir["words"].forEach((slab, number) => {
+    if (slab.length === 0 && ends[number] === 0 && lives[number] === 0) return
+    held += slab.length
+    live += lives[number]!
+    taken += number === keydir["open"] ? ends[number]! : slab.length
+    assert.isAtMost(keydir["generations"][number]!, keydir["generation"])
+    let alive = 0
+    for (let at = 0; at < ends[number]!;) {
+      const size = 4 + Math.ceil(((slab[at + 2]! & 0xFFFF) + (slab[at + 3]! >>> 27 & 1) * 65_536) / 4)
+      if ((slab[at + 3]! & 2 ** 28) !== 0) {
+        alive += size
+        records++
+      }
+      at += size
+    }
+    assert.strictEqual(alive, lives[number]!)
+  })
+  assert.deepStrictEqual([held, records], [keydir["slabWords"], keydir.size])
+  assert.deepStrictEqual([live, taken], [keydir["liveWords"], keydir["takenWords"]])
+  assert.isAtMost(taken - live, live / 3 + 2 * slab_words)
+  keydir["tables"].forEach((table, stripe) => {
+    let used = 0
+    for (let slot = 0; slot < table.length; slot += 2) if (table[slot] !== 0) used++
+    assert.strictEqual(used, keydir["counts"][stripe]!)
+    assert.isAtMost(used * 8, table.length * 3)
+  })
+}
+
+type Command = {
+  readonly kind: "set" | "delete" | "find" | "snapshot"
+  readonly key: Uint8Array
+  readonly segment: number
+}
+
+/** Runs the commands on a keydir and on a Map; every snapshot must still be the Map of its moment at the end. */
+const runBoth = (keydir: Keydir, commands: Iterable<Command>): void => {
+  const model: Model = new Map()
+  const snapshots: Array<readonly [KeydirSnapshot, Model]> = []
+  let step = 0
+  for (const command of commands) {
+    const held = model.get(name(command.key))
+    const place = { segment: command.segment, offset: 2 ** 40 + step, len: 28 + step++ }
+    if (command.kind === "set") {
+      assert.strictEqual(keydir.set(command.key, place.segment, place.offset, place.len), held?.len ?? 0)
+      model.set(name(command.key), place)
+    } else if (command.kind === "delete") {
+      assert.strictEqual(keydir.delete(command.key), held?.len ?? 0)
+      model.delete(name(command.key))
+    } else if (command.kind === "snapshot") {
+      snapshots.push([keydir.snapshot(), new Map(model)])
+    }
+    assert.strictEqual(keydir.size, model.size)
+    const now = model.get(name(command.key))
+    const entry = keydir.find(command.key)
+    assert.strictEqual(entry < 0, now === undefined)
+    if (now !== undefined) {
+      assert.strictEqual(keydir.segmentOf(entry), now.segment)
+      assert.strictEqual(keydir.offsetOf(entry), now.offset)
+      assert.strictEqual(keydir.lenOf(entry), now.len)
+      assert.strictEqual(Buffer.compare(keydir.keyOf(entry), command.key), 0)
+    }
+  }
+  audit(keydir)
+  for (const [snapshot, then] of snapshots) same(snapshot, then)
+  same(keydir.snapshot(), model)
+}
+
+const between = (minimum: number, maximum: number): Arbitrary.Arbitrary<number> =>
+  Arbitrary.schema(Schema.Int.check(Schema.isBetween({ minimum, maximum })))
+
+/** Few letters, so that keys meet, among them the lowest and the highest byte. */
+const letters = Arbitrary.map(
+  Arbitrary.array(between(0, 3), { maxLength: 4 }),
+  (ns) => Uint8Array.from(ns.map((n) => [0x00, 0x61, 0xFE, 0xFF][n]!))
+)
+
+/** The same letters, one in four keys repeated up to a length that fills slabs, or needs one of its own. */
+const keys = Arbitrary.map(Arbitrary.all([letters, between(0, 11)]), ([short, size]) => {
+  const bytes = new Uint8Array([700, 2_000, 5_000][size] ?? short.length)
+  for (let i = 0; i < bytes.length; i++) bytes[i] = short[i % short.length] ?? 0
+  return bytes
+})
+
+const commands = Arbitrary.array(
+  Arbitrary.map(Arbitrary.all([between(0, 19), keys, between(0, 2 ** 32 - 1)]), ([kind, k, segment]): Command => ({
+    kind: kind < 10 ? "set" : kind < 15 ? "delete" : kind < 18 ? "find" : "snapshot",
+    key: k,
+    segment
+  })),
+  { maxLength: 300 }
+)
+
+const bound = Arbitrary.map(Arbitrary.all([between(0, 2), letters]), ([n, k]) => n === 0 ? undefined : k)
+
+/** A small generator, so that long runs are the same each time. */
+const random = (start: number): (below: number) => number => {
+  let x = start
+  return (below) => {
+    x ^= x << 13
+    x ^= x >>> 17
+    x ^= x << 5
+    return (x >>> 0) % below
+  }
+}
+
+const load = (keydir: Keydir, from: number, to: number): void => {
+  for (let n = from; n < to; n++) keydir.set(numbered(n), 1, n, 100)
+}
+
+const fill = (keydir: Keydir, keys: ReadonlyArray<Uint8Array>): Model => {
+  for (const k of keys) keydir.set(k, 1, 2, 3)
+  return new Map(keys.map((k) => [name(k), { segment: 1, offset: 2, len: 3 }]))
+}
+
+describe("Keydir", () => {
+  const arbitrary = { runs: 20, size: 300 }
+
+  it.prop("set, delete, find and snapshot do what a Map does", { commands }, ({ commands }) => {
+    runBoth(new Keydir(), commands)
+  }, { arbitrary })
+
+  it.prop("Two keys with one hash are two keys: the bytes decide.", { commands }, ({ commands }) => {
+    runBoth(new Keydir(weak), commands)
+    runBoth(new Keydir({ seed, hashMask: 0 }), commands)
+  }, { arbitrary })
+
+  it("A snapshot never changes, whatever is set or deleted after it.", () => {
+    for (const options of [{ seed }, weak]) {
+      const below = random(7)
+      const run = Array.from({ length: 6_000 }, (_, i): Command => {
+        const size = below(20)
+        const k = size === 0
+          ? new Uint8Array(300 + 300 * below(20)).fill(below(40))
+          : Uint8Array.from(numbered(below(600)))
+        // The share of deletes goes up and down, so that slabs are filled, emptied, moved and dropped.
+        const kind = i % 1_000 === 700 ? "snapshot" : below(100) < (i % 2_000 < 1_000 ? 25 : 65) ? "delete" : "set"
+        return { kind, key: k, segment: i }
+      })
+      runBoth(new Keydir(options), run)
+    }
+  })
+
+  it("moving a slab that a snapshot sees leaves the snapshot alone", () => {
+    const keydir = new Keydir()
+    load(keydir, 0, 10_000)
+    // 2,048 keys to a slab: the first is nearly dead, and not written to again before it is moved.
+    for (let n = 0; n < 2_000; n++) keydir.delete(numbered(n))
+    const first = keydir["words"][1]
+    const snapshot = keydir.snapshot()
+    for (let n = 2_100; n < 8_000; n++) keydir.delete(numbered(n))
+    assert.notStrictEqual(keydir["words"][1], first)
+    audit(keydir)
+    const offsets = drain(snapshot, { ordered: false }).located.map(({ offset }) => offset)
+    assert.deepStrictEqual(offsets, Array.from({ length: 8_000 }, (_, i) => 2_000 + i))
+  })
+
+  it("A slab is cloned at most once after each snapshot.", () => {
+    const keydir = new Keydir()
+    load(keydir, 0, 5_000)
+    const slabs = (): ReadonlyArray<Uint32Array> => [...keydir["words"]]
+    const before = slabs()
+    load(keydir, 0, 5_000)
+    assert.deepStrictEqual(slabs().map((slab, i) => slab === before[i]), before.map(() => true))
+    keydir.snapshot()
+    assert.deepStrictEqual(slabs().map((slab, i) => slab === before[i]), before.map(() => true))
+    load(keydir, 0, 5_000)
+    const cloned = slabs()
+    assert.deepStrictEqual(cloned.slice(1).map((slab, i) => slab === before[i + 1]), before.slice(1).map(() => false))
+    load(keydir, 0, 5_000)
+    assert.deepStrictEqual(slabs().map((slab, i) => slab === cloned[i]), cloned.map(() => true))
+  })
+
+  it("Setting a key that is there takes no new slab space.", () => {
+    const keydir = new Keydir()
+    load(keydir, 0, 3_000)
+    keydir.set(new Uint8Array(5_000), 1, 1, 1)
+    const { bytes } = keydir
+    const taken = keydir["takenWords"]
+    for (let round = 0; round < 5; round++) {
+      load(keydir, 0, 3_000)
+      keydir.set(new Uint8Array(5_000), 1, 1, 1)
+      keydir.snapshot()
+    }
+    assert.deepStrictEqual([keydir.bytes, keydir["takenWords"]], [bytes, taken])
+  })
+
+  it("Dead records take at most a third of what live ones take, and two slabs.", () => {
+    const keydir = new Keydir()
+    const live = 2_000
+    let most = 0
+    for (let n = 0; n < 100_000; n++) {
+      // Every hundredth key stays until the end of its ten thousand, so that no slab empties by itself.
+      keydir.set(numbered(n), 1, n, 100)
+      if (n >= live && n % 100 !== 0) keydir.delete(numbered(n - live))
+      if (n % 10_000 === 9_999) { for (let old = n - 9_999; old <= n - live; old++) keydir.delete(numbered(old)) }
+      most = Math.max(most, keydir["slabWords"])
+      if (n % 20_000 === 19_999) audit(keydir)
+    }
+    // 2,100 keys of 32 bytes, a third of that, two slabs, and the open one.
+    assert.isAtMost(most, 2_100 * 8 * 4 / 3 + 3 * slab_words)
+    assert.isAtMost(keydir["words"].length, 8)
+  })
+
+  it("keys that come and go at random are found, kept in snapshots, and bounded in memory", () => {
+    const below = random(11)
+    const keydir = new Keydir()
+    const snapshots: Array<readonly [KeydirSnapshot, ReadonlySet<number>]> = []
+    const live = Array.from({ length: 20_000 }, (_, n) => n)
+    load(keydir, 0, live.length)
+    for (let n = live.length; n < 150_000; n++) {
+      const at = below(live.length)
+      keydir.delete(numbered(live[at]!))
+      keydir.set(numbered(n), 1, n, 100)
+      live[at] = n
+      if (n % 25_000 === 0) snapshots.push([keydir.snapshot(), new Set(live)])
+    }
+    audit(keydir)
+    for (const [snapshot, then] of snapshots) {
+      const { located } = drain(snapshot, { ordered: true })
+      assert.strictEqual(located.length, then.size)
+      assert.isTrue(located.every(({ key, offset }) => then.has(offset) && numbered(offset).equals(key)))
+    }
+    assert.isTrue(live.every((n) => keydir.offsetOf(keydir.find(numbered(n))) === n))
+    assert.isAtMost(keydir["slabWords"], 20_000 * 8 * 4 / 3 + 3 * slab_words)
+  })
+
+  it("a slab is given back with its last key", () => {
+    const keydir = new Keydir()
+    load(keydir, 0, 1)
+    const bytes = keydir.bytes
+    keydir.set(new Uint8Array(key_bytes_max), 1, 1, 100)
+    const snapshot = keydir.snapshot()
+    keydir.delete(new Uint8Array(key_bytes_max))
+    assert.isAtMost(keydir.bytes, bytes + 128)
+    assert.strictEqual(drain(snapshot, { ordered: true }).located.length, 2)
+  })
+
+  it("entry ids go beyond 2^31, and a keydir with no slab left refuses a key and stays whole", () => {
+    const keydir = new Keydir()
+    const none = new Uint32Array(0)
+    const skip = (slabs: number): void => {
+      for (let n = keydir["words"].length; n < slabs; n++) {
+        keydir["words"].push(none)
+        for (const list of ["ends", "lives", "generations"] as const) keydir[list].push(0)
+      }
+    }
+    skip(2 ** 17)
+    load(keydir, 0, 3_000)
+    assert.isAtLeast(keydir.find(numbered(1)), 2 ** 31)
+    assert.strictEqual(keydir.offsetOf(keydir.find(numbered(2_999))), 2_999)
+    assert.strictEqual(drain(keydir.snapshot(), { ordered: true }).located.length, 3_000)
+    skip(2 ** 18)
+    assert.throws(() => keydir.set(new Uint8Array(5_000), 1, 1, 1), RangeError)
+    assert.throws(() => load(keydir, 3_000, 10_000), RangeError)
+    for (let n = 0; n < keydir.size; n++) assert.isTrue(keydir.offsetOf(keydir.find(numbered(n))) === n)
+    audit(keydir)
+    const { size } = keydir
+    for (let n = 0; n < 2_500; n++) keydir.delete(numbered(n))
+    for (let n = 2_500; n < size; n++) assert.isTrue(keydir.offsetOf(keydir.find(numbered(n))) === n)
+    load(keydir, 0, 1_000)
+    audit(keydir)
+    assert.strictEqual(drain(keydir.snapshot(), { ordered: true }).located.length, size - 1_500)
+  })
+
+  it("churn of large keys does not grow memory", () => {
+    const below = random(3)
+    const keydir = new Keydir()
+    for (let n = 0; n < 4_000; n++) {
+      const k = new Uint8Array(below(4) === 0 ? 4_000 + below(9_000) : below(4_080)).fill(n & 0xFF)
+      if (k.length >= 4) new DataView(k.buffer).setUint32(0, n)
+      keydir.set(k, 1, n, 100)
+      assert.strictEqual(keydir.delete(k), 100)
+      assert.isAtMost(keydir["slabWords"], 3 * slab_words)
+    }
+    assert.strictEqual(keydir.size, 0)
+  })
+
+  it("200,000 keys go in and out, and what they took is given back", () => {
+    const keydir = new Keydir()
+    load(keydir, 0, 200_000)
+    audit(keydir)
+    let [found, absent, removed] = [0, 0, 0]
+    for (let n = 0; n < 200_000; n++) if (keydir.offsetOf(keydir.find(numbered(n))) === n) found++
+    for (let n = 200_000; n < 300_000; n++) if (keydir.find(numbered(n)) === -1) absent++
+    assert.deepStrictEqual([found, absent], [200_000, 100_000])
+    assert.isAtMost(keydir.bytes / 200_000, 16 + 48)
+    const { located } = drain(keydir.snapshot(), { ordered: true })
+    assert.strictEqual(located.length, 200_000)
+    assert.isTrue(located.every((each, i) => i === 0 || Buffer.compare(located[i - 1]!.key, each.key) < 0))
+    for (let n = 0; n < 200_000; n++) removed += keydir.delete(numbered(n))
+    assert.strictEqual(removed, 200_000 * 100)
+    audit(keydir)
+    assert.strictEqual(keydir.size, 0)
+    assert.isAtMost(keydir.bytes, 3 * 4 * slab_words + 1_024 * 128)
+  })
+
+  it("the empty key and a key of 65,536 bytes are keys like any other", () => {
+    const longest = new Uint8Array(key_bytes_max).fill(7)
+    const shorter = longest.subarray(1)
+    // 65,520 bytes make a record of exactly one slab.
+    const slabful = longest.subarray(16)
+    const run = [new Uint8Array(0), longest, shorter, slabful].flatMap((k): ReadonlyArray<Command> => [
+      { kind: "delete", key: k, segment: 1 },
+      { kind: "set", key: k, segment: 2 },
+      { kind: "snapshot", key: k, segment: 2 },
+      { kind: "set", key: k, segment: 3 }
+    ])
+    runBoth(new Keydir(), [...run, ...run, { kind: "delete", key: slabful, segment: 1 }, ...run])
+  })
+
+  it("a place is kept whole up to its limits, and refused beyond them", () => {
+    const keydir = new Keydir()
+    for (const k of [key("a"), new Uint8Array(key_bytes_max)]) {
+      keydir.set(k, 2 ** 32 - 1, 2 ** 48 - 1, len_max)
+      const entry = keydir.find(k)
+      assert.deepStrictEqual(
+        [keydir.segmentOf(entry), keydir.offsetOf(entry), keydir.lenOf(entry), keydir.keyOf(entry)],
+        [2 ** 32 - 1, 2 ** 48 - 1, len_max, k]
+      )
+      for (const [segment, offset, len] of [[2 ** 32, 0, 1], [1, 2 ** 48, 1], [1, 0, len_max + 1]] as const) {
+        assert.throws(() => keydir.set(k, segment, offset, len), RangeError)
+      }
+    }
+    const tooLong = new Uint8Array(key_bytes_max + 1)
+    assert.throws(() => keydir.set(tooLong, 1, 0, 1), RangeError)
+    assert.deepStrictEqual([keydir.find(tooLong), keydir.delete(tooLong), keydir.size], [-1, 0, 2])
+    assert.strictEqual(key_bytes_max, Frame.key_bytes_max)
+    assert.isAtLeast(len_max, Frame.frame_bytes_max)
+  })
+
+  it("the hash is HalfSipHash-1-3 over words: the Linux kernel's vectors", () => {
+    const message = Uint32Array.from({ length: 16 }, (_, i) => 0x0302_0100 + 0x0404_0404 * i)
+    const vectors = [0x5814C896, 0x7E059EA6, 0x577999B1, 0x6B28096C, 0x8B31D501, 0x911BB605, 0x57150AD7]
+    vectors.forEach((hash, i) => {
+      assert.strictEqual(halfSipHash(message, 0, 4 * i, 0x0302_0100, 0x0706_0504) >>> 0, hash)
+    })
+    assert.strictEqual(halfSipHash(message, 0, 60, 0x0302_0100, 0x0706_0504) >>> 0, 0x88B4C4CC)
+  })
+
+  it("two keydirs of one process hash alike, another seed hashes otherwise", () => {
+    const [a, b, c] = [new Keydir(), new Keydir(), new Keydir({ seed })]
+    for (const keydir of [a, b, c]) load(keydir, 0, 100)
+    assert.deepStrictEqual(a["counts"], b["counts"])
+    assert.notDeepEqual(a["counts"], c["counts"])
+  })
+})
+
+describe("KeydirSnapshot", () => {
+  const arbitrary = { runs: 200, size: 60 }
+
+  it.prop("Words compare in the order in which their bytes compare.", {
+    keys: Arbitrary.array(Arbitrary.all([keys, between(0, 255)]), { maxLength: 60 })
+  }, ({ keys }) => {
+    const keydir = new Keydir()
+    const near = (k: Uint8Array, end: number, last: number): Uint8Array => Uint8Array.of(...k.subarray(0, end), last)
+    const model = fill(keydir, keys.flatMap(([k, last]) => [k, near(k, 9, last), near(near(k, 3, last), 4, 0)]))
+    same(keydir.snapshot(), model)
+  }, { arbitrary })
+
+  it.prop("a prefix, a lower and an upper end select what comparing the bytes selects", {
+    keys: Arbitrary.array(letters, { maxLength: 60 }),
+    range: Arbitrary.all([bound, bound, bound]),
+    batch: between(1, 8)
+  }, ({ batch, keys, range: [prefix, from, to] }) => {
+    const keydir = new Keydir()
+    const model = fill(keydir, keys)
+    same(keydir.snapshot(), model, { prefix, from, to }, batch)
+  }, { arbitrary })
+
+  it("ranges at the edges of the keys", () => {
+    const keydir = new Keydir()
+    const longest = new Uint8Array(key_bytes_max).fill(0xFF)
+    const all = ["", "\x00", "a", "a\x00", "a\xff", "a\xff\xff", "b", "\xff", "\xff\xff"].map(key)
+    const model = fill(keydir, [...all, longest])
+    const snapshot = keydir.snapshot()
+    const count = (range: KeyRange): number => {
+      same(snapshot, model, range)
+      return drain(snapshot, { ordered: true, range }).located.length
+    }
+    const longer = new Uint8Array(key_bytes_max + 3).fill(0xFF)
+    assert.strictEqual(count({ prefix: key("") }), 10)
+    assert.strictEqual(count({ prefix: key("a") }), 4)
+    assert.strictEqual(count({ prefix: key("a\xff") }), 2)
+    assert.deepStrictEqual([count({ prefix: key("\xff") }), count({ prefix: key("\xff\xff") })], [3, 2])
+    assert.deepStrictEqual([count({ from: key("") }), count({ to: key("") })], [10, 0])
+    assert.strictEqual(count({ from: key("a"), to: key("a") }), 0)
+    assert.strictEqual(count({ from: key("b"), to: key("a") }), 0)
+    assert.strictEqual(count({ from: key("a"), to: key("b") }), 4)
+    assert.strictEqual(count({ prefix: key("a"), from: key("a\x01"), to: key("a\xff\xff") }), 1)
+    assert.deepStrictEqual([count({ from: longest }), count({ to: longest })], [1, 9])
+    assert.deepStrictEqual([count({ from: longer }), count({ to: longer }), count({ prefix: longer })], [0, 10, 0])
+  })
+
+  it("A step of a walk passes, sorts and copies a bounded amount, whatever the keys and the range.", () => {
+    const keydir = new Keydir()
+    load(keydir, 0, 100_000)
+    const many = keydir.snapshot()
+    const nothing = { prefix: key("no such key") }
+    // 100,000 records of 8 words, and 131,072 words a step; runs of 2,048 to sort; 1,024 in a batch.
+    assert.isAtLeast(drain(many, { ordered: true, range: nothing }).steps, 6)
+    assert.isAtLeast(drain(many, { ordered: false, range: nothing }).steps, 6)
+    assert.isAtLeast(drain(many, { ordered: true, batch: 1e9 }).steps, 100_000 / 2_048 * 2)
+    assert.isAtLeast(drain(many, { ordered: false, batch: 1e9 }).steps, 100_000 / 2_048)
+
+    const large = new Keydir()
+    for (let n = 0; n < 40; n++) {
+      const k = new Uint8Array(key_bytes_max).fill(1)
+      new DataView(k.buffer).setUint32(key_bytes_max - 4, n)
+      large.set(k, 1, n, 100)
+    }
+    for (const ordered of [true, false]) {
+      for (const batch of large.snapshot().batches({ ordered })) assert.isAtMost(batch.length, 3)
+    }
+    // Sorting takes as few at a time.
+    assert.isAtLeast(drain(large.snapshot(), { ordered: true }).steps, 40 / 3 * 2)
+  })
+
+  it("a snapshot can be walked many times, at once, and not to the end", () => {
+    const keydir = new Keydir()
+    load(keydir, 0, 5_000)
+    const snapshot = keydir.snapshot()
+    const [a, b] = [snapshot.batches({ ordered: true, batch: 10 }), snapshot.batches({ ordered: false, batch: 10 })]
+    for (const walk of [a, b]) for (let i = 0; i < 20; i++) walk.next()
+    for (let n = 0; n < 5_000; n++) keydir.delete(numbered(n))
+    assert.strictEqual([...a].flat().length + [...b].flat().length, 2 * 5_000 - 20 * 10 - (20 - 3) * 10)
+    assert.strictEqual(drain(snapshot, { ordered: true }).located.length, 5_000)
+    assert.strictEqual(drain(keydir.snapshot(), { ordered: true }).located.length, 0)
+  })
+})
