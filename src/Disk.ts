@@ -48,6 +48,13 @@ export interface DiskFile {
   readonly appendNow: (bytes: Uint8Array, start: number, end: number) => number | IoError
   /** The same in the thread pool. */
   readonly append: (bytes: Uint8Array, start: number, end: number) => Effect.Effect<number, IoError>
+  /** Writes `bytes[start, end)` over what stands at `position`, in the thread pool. For files opened to `update`. */
+  readonly overwrite: (
+    bytes: Uint8Array,
+    start: number,
+    end: number,
+    position: number
+  ) => Effect.Effect<number, IoError>
   readonly size: Effect.Effect<number, IoError>
   readonly truncate: (size: number) => Effect.Effect<void, IoError>
   /** Makes everything written to the file durable, with its size (`fdatasync`, a full flush on macOS). */
@@ -68,19 +75,20 @@ export interface LockFile {
   /** Whether the path still names this very file. */
   readonly isCurrent: Effect.Effect<boolean, IoError>
   readonly readText: Effect.Effect<string, IoError>
+  /** Replaces the text. The old one is never gone before the new one is there. */
   readonly writeText: (text: string) => Effect.Effect<void, IoError>
   /** Closes it, which releases the lock. */
   readonly close: Effect.Effect<void>
 }
 
 /**
- * How a file is opened: `read` an existing one, `append` to an existing one, or `create` one to append to, which must
- * not exist. The last two can be read as well.
+ * How a file is opened: `read` an existing one, `append` to an existing one, `create` one to append to, which must not
+ * exist, or `update` an existing one in place. All but the first can be read as well.
  *
  * @category models
  * @since 0.1.0
  */
-export type OpenMode = "read" | "append" | "create"
+export type OpenMode = "read" | "append" | "create" | "update"
 
 /**
  * The calls the store makes.
@@ -196,6 +204,27 @@ export const appendFully = Effect.fnUntraced(function*(
 }, Effect.uninterruptible)
 
 /**
+ * Writes `bytes[start, end)` over what stands at `position`, in the thread pool.
+ *
+ * @category writing
+ * @since 0.1.0
+ */
+export const overwriteFully = Effect.fnUntraced(function*(
+  file: DiskFile,
+  bytes: Uint8Array,
+  start: number,
+  end: number,
+  position: number
+): Effect.fn.Return<void, IoError> {
+  let at = start
+  while (at < end) {
+    const count = yield* retryInterrupted(file.overwrite(bytes, at, end, position + at - start))
+    if (count === 0) return yield* tookNothing(file)
+    at += count
+  }
+}, Effect.uninterruptible)
+
+/**
  * `appendFully` on the calling thread, for at most `blocking_bytes_max`: `undefined` when all is written.
  *
  * @category writing
@@ -239,6 +268,29 @@ export const ensureDirectory = Effect.fnUntraced(function*(
     yield* disk.syncDirectory(directory)
   }
 }, Effect.uninterruptible)
+
+/**
+ * Makes a directory's own entry durable, and those of all directories above it. One that may not be opened, or cannot be
+ * synced, is none that this program made.
+ *
+ * @category writing
+ * @since 0.1.0
+ */
+export const syncAncestors = Effect.fnUntraced(function*(
+  disk: DiskService,
+  path: string
+): Effect.fn.Return<void, IoError> {
+  let directory = Path.resolve(path)
+  while (directory !== Path.dirname(directory)) {
+    directory = Path.dirname(directory)
+    yield* Effect.catch(
+      disk.syncDirectory(directory),
+      (error) => notOurs.has(error.code) ? Effect.void : Effect.fail(error)
+    )
+  }
+})
+
+const notOurs: ReadonlySet<string> = new Set(["EACCES", "EPERM", "EROFS", "EINVAL"])
 
 // A regular file that takes no byte and reports no error would be asked for ever.
 const tookNothing = (file: DiskFile): IoError =>

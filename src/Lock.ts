@@ -29,6 +29,24 @@ export const lockFileName = ".lock"
 export interface Lock {
   readonly directory: string
   readonly path: string
+  /** What an earlier writer noted with `noteUnsynced`. */
+  readonly unsynced: Unsynced | undefined
+  /**
+   * Notes for the next writer that what stands from a place on may not be durable though the system says so, or that
+   * it is durable again.
+   */
+  readonly noteUnsynced: (unsynced: Unsynced | undefined) => Effect.Effect<void, IoError>
+}
+
+/**
+ * The place from which on a failed fsync left it open what is durable.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Unsynced {
+  readonly segment: number
+  readonly offset: number
 }
 
 /**
@@ -75,9 +93,14 @@ export const acquire = (
   options?: { readonly wait?: Wait | undefined }
 ): Effect.Effect<Lock, LockHeld | LockUnavailable | IoError, Scope.Scope> => {
   const wait = options?.wait
-  const attempt = Effect.as(
-    Effect.acquireRelease(take(directory), (file) => file.close),
-    { directory, path: NodePath.join(directory, lockFileName) }
+  const attempt = Effect.map(
+    Effect.acquireRelease(take(directory), ({ file }) => file.close),
+    ({ file, unsynced }): Lock => ({
+      directory,
+      path: NodePath.join(directory, lockFileName),
+      unsynced,
+      noteUnsynced: (unsynced) => file.writeText(sentinelText(unsynced))
+    })
   )
   if (wait === undefined) return attempt
   return Effect.retry(attempt, {
@@ -94,31 +117,45 @@ const within = (limit: Duration.Input): Schedule.Schedule<unknown> =>
 
 const take = Effect.fnUntraced(function*(
   directory: string
-): Effect.fn.Return<Disk.LockFile, LockHeld | LockUnavailable | IoError> {
+): Effect.fn.Return<Held, LockHeld | LockUnavailable | IoError> {
   const disk = yield* Disk.Disk
   const path = NodePath.join(directory, lockFileName)
   yield* Disk.ensureDirectory(disk, directory)
   for (let attempt = 0; attempt < replaced_attempts_max; attempt++) {
     const file = yield* disk.openLock(path)
-    const verdict = yield* Effect.onError(settle(directory, file), () => file.close)
-    if (verdict === "held") return file
+    const held = yield* Effect.onError(settle(directory, file), () => file.close)
+    if (held !== undefined) return held
     yield* file.close
   }
   return yield* new IoError({ operation: "flock", path, code: "ESTALE", cause: undefined })
 })
 
+interface Held {
+  readonly file: Disk.LockFile
+  readonly unsynced: Unsynced | undefined
+}
+
 // Between our open and our lock somebody may have removed the sentinel, and a third may have made and locked a new one:
-// then what we locked keeps nobody out.
+// then what we locked keeps nobody out, and the answer is `undefined`.
 const settle = Effect.fnUntraced(function*(
   directory: string,
   file: Disk.LockFile
-): Effect.fn.Return<"held" | "replaced", LockHeld | LockUnavailable | IoError> {
+): Effect.fn.Return<Held | undefined, LockHeld | LockUnavailable | IoError> {
   if (!(yield* file.tryLock)) {
     const pid = Number.parseInt(yield* file.readText, 10)
     return yield* new LockHeld({ directory, pid: pid > 0 ? pid : undefined })
   }
-  if (!(yield* file.isCurrent)) return "replaced"
+  if (!(yield* file.isCurrent)) return undefined
+  const unsynced = parseUnsynced(yield* file.readText)
   // The pid is for people; a full disk must not keep a store from being opened and repaired.
-  yield* Effect.ignore(file.writeText(`${process.pid}\n`))
-  return "held"
+  yield* Effect.ignore(file.writeText(sentinelText(unsynced)))
+  return { file, unsynced }
 })
+
+const sentinelText = (unsynced: Unsynced | undefined): string =>
+  `${process.pid}\n${unsynced === undefined ? "" : `unsynced ${unsynced.segment} ${unsynced.offset}\n`}`
+
+const parseUnsynced = (text: string): Unsynced | undefined => {
+  const found = /^unsynced (\d{1,8}) (\d{1,15})$/m.exec(text)
+  return found === null ? undefined : { segment: Number(found[1]), offset: Number(found[2]) }
+}

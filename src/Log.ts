@@ -287,8 +287,9 @@ const open = Effect.fnUntraced(function*(
   const { directory, durability = "manual" } = options
   const chunkSize = options.chunkSize ?? Recovery.chunk_bytes_default
   const disk = yield* Disk.Disk
-  yield* Lock.acquire(directory, { wait: options.waitForLock })
+  const lock = yield* Lock.acquire(directory, { wait: options.waitForLock })
   const { report, segments } = yield* recover(disk, directory, {
+    lock,
     policy: options.policy ?? "repair",
     chunkSize,
     replay: options.replay
@@ -306,7 +307,8 @@ const open = Effect.fnUntraced(function*(
     active,
     segments,
     txid: report.last_txid_seen,
-    segmentSize: options.segmentSize ?? segment_bytes_default
+    segmentSize: options.segmentSize ?? segment_bytes_default,
+    noteUnsynced: lock.noteUnsynced
   })
   yield* Effect.addFinalizer(() => writer.close)
   if (durability !== "manual" && durability !== "always") {

@@ -62,8 +62,7 @@ export const classify = Effect.fnUntraced(function*(
   })
   if (where.closed) return verdict("CorruptSegment")
   if (reason !== "Truncated" && reason !== "CrcMismatch") {
-    const boundary = Math.min(nextSector(offset), where.size)
-    return verdict((yield* isZeros(file, offset, boundary)) ? "Torn" : "CorruptSegment")
+    return verdict((yield* isUnwrittenHeader(file, offset, where.size)) ? "Torn" : "CorruptSegment")
   }
   if (reason === "CrcMismatch" && (yield* hasUnwrittenSector(file, offset, offset + damaged.length, where.size))) {
     return verdict("Torn")
@@ -73,6 +72,28 @@ export const classify = Effect.fnUntraced(function*(
 })
 
 const nextSector = (offset: number): number => (Math.floor(offset / sector_bytes) + 1) * sector_bytes
+
+// What every frame of this version starts with.
+const opening = Uint8Array.of(0x44, 0x57, 0x41, 0x4C, 0x01, 0x00)
+
+/**
+ * Whether a header that fails its checks fails them because a sector was never written: zeros from its start to the
+ * boundary, or the opening of a frame up to the boundary and a whole sector of zeros behind it.
+ */
+const isUnwrittenHeader = Effect.fnUntraced(function*(
+  file: Disk.DiskFile,
+  offset: number,
+  size: number
+): Effect.fn.Return<boolean, IoError> {
+  const boundary = Math.min(nextSector(offset), size)
+  if (yield* isZeros(file, offset, boundary)) return true
+  const written = boundary - offset
+  if (written >= opening.length || boundary === size) return false
+  const bytes = new Uint8Array(written)
+  yield* Disk.readFully(file, bytes, 0, written, offset)
+  return bytes.every((byte, at) => byte === opening[at]) &&
+    (yield* isZeros(file, boundary, Math.min(nextSector(boundary), size)))
+})
 
 /** Whether `file[start, end)` holds nothing but zeros. */
 export const isZeros = Effect.fnUntraced(function*(

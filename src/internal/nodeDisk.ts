@@ -45,7 +45,9 @@ const { O_APPEND, O_CREAT, O_EXCL, O_RDONLY, O_RDWR } = NFS.constants
 const openFlags: { readonly [Mode in OpenMode]: number } = {
   read: O_RDONLY,
   append: O_RDWR | O_APPEND,
-  create: O_RDWR | O_APPEND | O_CREAT | O_EXCL
+  create: O_RDWR | O_APPEND | O_CREAT | O_EXCL,
+  // Not O_APPEND, with which Linux ignores the position of a write.
+  update: O_RDWR
 }
 
 const makeFile = (path: string, fd: number): DiskFile => ({
@@ -68,6 +70,8 @@ const makeFile = (path: string, fd: number): DiskFile => ({
   },
   append: (bytes, start, end) =>
     pooled<number>("write", path, (done) => NFS.write(fd, bytes, start, end - start, null, done)),
+  overwrite: (bytes, start, end, position) =>
+    pooled<number>("write", path, (done) => NFS.write(fd, bytes, start, end - start, position, done)),
   size: Effect.map(pooled<NFS.Stats>("stat", path, (done) => NFS.fstat(fd, done)), (stats) => stats.size),
   truncate: (size) => pooledVoid("truncate", path, (done) => NFS.ftruncate(fd, size, done)),
   sync: pooledVoid("sync", path, (done) => NFS.fdatasync(fd, done)),
@@ -117,8 +121,8 @@ const makeLockFile = (path: string, fd: number): LockFile => ({
   writeText: (text) =>
     Effect.try({
       try: () => {
-        NFS.ftruncateSync(fd, 0)
-        NFS.writeSync(fd, text, 0, "latin1")
+        // In this order a full disk, which refuses new blocks, still lets the text be replaced.
+        NFS.ftruncateSync(fd, NFS.writeSync(fd, text, 0, "latin1"))
       },
       catch: (cause) => ioError("write", path, cause)
     }),

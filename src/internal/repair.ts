@@ -13,6 +13,7 @@ import * as NodePath from "node:path"
 import * as Disk from "../Disk.ts"
 import { type CorruptSegment, type CorruptTail, IoError } from "../Errors.ts"
 import type { LogRecord } from "../Frame.ts"
+import type { Lock, Unsynced } from "../Lock.ts"
 import * as Recovery from "../Recovery.ts"
 import { type Damage, isZeros } from "./damage.ts"
 
@@ -29,6 +30,7 @@ export const recover = Effect.fnUntraced(function*(
   disk: Disk.DiskService,
   directory: string,
   options: {
+    readonly lock: Lock
     readonly policy: Policy
     readonly chunkSize: number
     readonly replay: ((records: ReadonlyArray<LogRecord>) => void) | undefined
@@ -36,6 +38,8 @@ export const recover = Effect.fnUntraced(function*(
 ): Effect.fn.Return<Recovered, IoError | CorruptTail | CorruptSegment> {
   let ids = yield* Recovery.listSegments(directory)
   if (ids.length === 0) {
+    // A crashed process may have made the directories and not come to this.
+    yield* Disk.syncAncestors(disk, directory)
     const first = disk.open(Recovery.segmentPath(directory, 1), "create")
     yield* Effect.uninterruptible(Effect.flatMap(first, (file) => file.close))
     ids = [1]
@@ -64,9 +68,37 @@ export const recover = Effect.fnUntraced(function*(
     torn = failure
     tornFile = yield* cut(disk, directory, failure)
   }
-  return {
-    report: Recovery.makeReport(ids.length, counted, torn, tornFile),
-    segments: ids.map((id) => ({ id, bytes: bytes.get(id) ?? 0 }))
+  const segments = ids.map((id) => ({ id, bytes: bytes.get(id) ?? 0 }))
+  if (options.lock.unsynced !== undefined) {
+    yield* rewriteUnsynced(disk, directory, options.lock.unsynced, segments)
+    yield* options.lock.noteUnsynced(undefined)
+  }
+  return { report: Recovery.makeReport(ids.length, counted, torn, tornFile), segments }
+})
+
+/**
+ * Writes over itself what stood unsynced when an fsync failed. The system may have marked those pages clean without
+ * having written them, so that every later fsync would report success and the next loss of power take them. Only while
+ * they are in its memory can that be mended; after a restart they are what the disk has, and this changes nothing.
+ */
+const rewriteUnsynced = Effect.fnUntraced(function*(
+  disk: Disk.DiskService,
+  directory: string,
+  from: Unsynced,
+  segments: Recovered["segments"]
+): Effect.fn.Return<void, IoError> {
+  for (const { bytes, id } of segments.filter(({ id }) => id >= from.segment)) {
+    const start = id === from.segment ? from.offset : 0
+    if (start >= bytes) continue
+    yield* Effect.acquireUseRelease(
+      disk.open(Recovery.segmentPath(directory, id), "update"),
+      (file) =>
+        Effect.andThen(
+          forEachChunk(file, start, bytes, (chunk, count, at) => Disk.overwriteFully(file, chunk, 0, count, at)),
+          file.sync
+        ),
+      (file) => file.close
+    )
   }
 })
 
@@ -79,8 +111,8 @@ export const count = (counted: { records: number; txid: number }, records: Reado
 }
 
 const mayCut = (policy: Policy, damage: Damage, active: number | undefined): boolean =>
-  policy === "repair"
-    ? damage.verdict === "Torn"
+  damage.verdict === "Torn"
+    ? policy !== "strict"
     : policy === "prefix" && damage.segment === active && damage.reason !== "UnknownVersion"
 
 /** Cuts the active segment at the damage; the path of the copy, or `undefined` when all of it was zeros. */
@@ -119,29 +151,37 @@ const quarantine = Effect.fnUntraced(function*(
   path = NodePath.join(directory, path)
   yield* Effect.acquireUseRelease(
     disk.open(path, "create"),
-    (target) =>
-      Effect.andThen(copyBytes(segment, target, damage.offset, end), target.sync).pipe(
+    (target) => {
+      const copy = forEachChunk(
+        segment,
+        damage.offset,
+        end,
+        (chunk, count) => Disk.appendFully(target, chunk, 0, count)
+      )
+      return Effect.andThen(copy, target.sync).pipe(
         // An unfinished copy is of no use to anyone, and the tail is still where it was.
         Effect.onError(() => Effect.ignore(disk.remove(path)))
-      ),
+      )
+    },
     (target) => target.close
   )
   yield* disk.syncDirectory(directory)
   return path
 })
 
-const copyBytes = Effect.fnUntraced(function*(
-  from: Disk.DiskFile,
-  to: Disk.DiskFile,
+/** Gives `file[start, end)` to `use` in chunks: the buffer, how much of it counts, and where it stands in the file. */
+const forEachChunk = Effect.fnUntraced(function*(
+  file: Disk.DiskFile,
   start: number,
-  end: number
+  end: number,
+  use: (chunk: Uint8Array, count: number, at: number) => Effect.Effect<void, IoError>
 ): Effect.fn.Return<void, IoError> {
-  const bytes = new Uint8Array(Math.min(Recovery.chunk_bytes_default, end - start))
+  const chunk = new Uint8Array(Math.min(Recovery.chunk_bytes_default, end - start))
   let at = start
   while (at < end) {
-    const count = yield* Disk.readFully(from, bytes, 0, Math.min(bytes.length, end - at), at)
-    if (count === 0) return yield* new IoError({ operation: "read", path: from.path, code: "EIO", cause: undefined })
-    yield* Disk.appendFully(to, bytes, 0, count)
+    const count = yield* Disk.readFully(file, chunk, 0, Math.min(chunk.length, end - at), at)
+    if (count === 0) return yield* new IoError({ operation: "read", path: file.path, code: "EIO", cause: undefined })
+    yield* use(chunk, count, at)
     at += count
   }
 })

@@ -49,6 +49,8 @@ export interface Start {
   readonly segments: ReadonlyArray<{ readonly id: number; readonly bytes: number }>
   readonly txid: number
   readonly segmentSize: number
+  /** Told from where on it is open what is durable, when an fsync has failed. */
+  readonly noteUnsynced: (from: Position) => Effect.Effect<void, IoError>
 }
 
 // Batches are gathered up to this size before they are handed over in one write.
@@ -290,7 +292,12 @@ export class Writer {
     if (this.#refusal !== undefined) return Effect.fail(this.#refusal)
     const segment = this.#segment
     const offset = this.#offset
-    return Effect.map(this.#guard(this.#file.sync), () => {
+    const synced = Effect.tapError(this.#guard(this.#file.sync), () =>
+      Effect.catch(
+        this.#start.noteUnsynced({ segment, offset: this.#syncedSegment === segment ? this.#syncedOffset : 0 }),
+        (error) => Effect.logWarning("the failed sync could not be noted for the next writer", error)
+      ))
+    return Effect.map(synced, () => {
       this.#syncedSegment = segment
       this.#syncedOffset = offset
     })
