@@ -270,8 +270,8 @@ export const ensureDirectory = Effect.fnUntraced(function*(
 }, Effect.uninterruptible)
 
 /**
- * Makes a directory's own entry durable, and those of all directories above it. One that may not be opened, or cannot be
- * synced, is none that this program made.
+ * Makes a directory's own entry durable, and those of all directories above it. One that may not be opened, or cannot
+ * be synced, is none that this program made.
  *
  * @category writing
  * @since 0.1.0

@@ -11,6 +11,7 @@
  * @since 0.1.0
  */
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
@@ -23,16 +24,26 @@ import { temporaryName } from "./internal/temporaryName.ts"
 import type * as Kv from "./Kv.ts"
 import type * as Log from "./Log.ts"
 
+const base64 = (bytes: Uint8Array): string =>
+  Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("base64")
+
+const fromBase64 = (text: string): Uint8Array => {
+  const bytes = Buffer.from(text, "base64")
+  return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.length)
+}
+
+// Strict, as the Rust program's decoder is: padding, and no bits left over.
+const Base64 = Schema.String.check(
+  Schema.makeFilter((text: string) => base64(fromBase64(text)) === text, { expected: "canonical standard Base64" })
+)
+
 /**
  * A line: a key and its value in standard Base64 with padding.
  *
  * @category schemas
  * @since 0.1.0
  */
-export const Line = Schema.fromJsonString(Schema.Struct({
-  key_b64: Schema.Uint8ArrayFromBase64,
-  value_b64: Schema.Uint8ArrayFromBase64
-}))
+export const Line = Schema.fromJsonString(Schema.Struct({ key_b64: Base64, value_b64: Base64 }))
 
 /**
  * What an export wrote: lines, and bytes of the file.
@@ -55,9 +66,6 @@ export interface Imported {
   readonly records_written: number
   readonly bytes_written: number
 }
-
-const base64 = (bytes: Uint8Array): string =>
-  Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("base64")
 
 /**
  * The live state at the moment the stream starts, a line an element, each with its line feed.
@@ -103,7 +111,7 @@ export const toFile = Effect.fnUntraced(function*(
   path: string,
   options?: { readonly onProgress?: ((records: number) => void) | undefined }
 ): Effect.fn.Return<Exported, IoError | CorruptSegment | TargetRefused> {
-  const disk = yield* Disk.Disk
+  const { disk } = kv
   const parent = NodePath.dirname(NodePath.resolve(path))
   yield* Disk.ensureDirectory(disk, parent)
   yield* refuseSpecial(disk, parent, path)
@@ -117,8 +125,8 @@ export const toFile = Effect.fnUntraced(function*(
         yield* disk.rename(building, path)
         yield* disk.syncDirectory(parent)
         return exported
-      }).pipe(Effect.onError(() => Effect.ignore(disk.remove(building)))),
-    (file) => file.close
+      }),
+    (file, exit) => Exit.isSuccess(exit) ? file.close : Effect.andThen(file.close, Effect.ignore(disk.remove(building)))
   )
 })
 
@@ -170,7 +178,8 @@ const parse = ({ line, text }: NumberedLine): Result.Result<readonly [Uint8Array
   if (Result.isFailure(decoded)) {
     return refuse(decoded.failure.message.replaceAll(/\s+/g, " ").slice(0, detail_characters_max))
   }
-  const { key_b64: key, value_b64: value } = decoded.success
+  const key = fromBase64(decoded.success.key_b64)
+  const value = fromBase64(decoded.success.value_b64)
   if (key.length > Frame.key_bytes_max) {
     return refuse(`the key has ${key.length} bytes, the limit is ${Frame.key_bytes_max}`)
   }
@@ -200,14 +209,21 @@ export const fromLines = Effect.fnUntraced(function*<E, R>(
   let bytes = 0
   let batch: Array<readonly [Uint8Array, Uint8Array]> = []
   let batchBytes = 0
+  let stopped = false
   const flush = Effect.suspend(() => {
     const entries = batch
     batch = []
     batchBytes = 0
-    return Effect.map(kv.putMany(entries), (refs) => {
-      records += refs.length
-      for (const ref of refs) bytes += ref.len
-      options?.onProgress?.(records)
+    return Effect.mapBoth(kv.putMany(entries), {
+      onFailure: (error) => {
+        stopped = true
+        return error
+      },
+      onSuccess: (refs) => {
+        records += refs.length
+        for (const ref of refs) bytes += ref.len
+        options?.onProgress?.(records)
+      }
     })
   })
   const read = Stream.runForEach(
@@ -223,8 +239,10 @@ export const fromLines = Effect.fnUntraced(function*<E, R>(
   )
   const outcome = yield* Effect.result(read)
   // Only what has not been handed over yet: a failed write has emptied the batch.
-  yield* flush
-  yield* kv.sync
+  if (!stopped) {
+    yield* flush
+    yield* kv.sync
+  }
   if (Result.isFailure(outcome)) return yield* Effect.fail(outcome.failure)
   return { records_written: records, bytes_written: bytes }
 })

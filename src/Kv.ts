@@ -20,6 +20,7 @@ import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import * as Stream from "effect/Stream"
+import * as Disk from "./Disk.ts"
 import type {
   CorruptSegment,
   CorruptTail,
@@ -93,6 +94,9 @@ export interface Statistics {
  */
 export interface KvRead {
   readonly directory: string
+
+  /** The disk it was opened over, which every later operation uses too. */
+  readonly disk: Disk.DiskService
 
   /** The value of a key, or `undefined`. */
   readonly get: (key: Bytes) => Effect.Effect<Uint8Array | undefined, IoError | CorruptSegment>
@@ -187,7 +191,7 @@ export class Kv extends Context.Service<
 export class KvReader extends Context.Service<KvReader, KvRead>()("effect-datawal/KvReader") {}
 
 const makeRead = (
-  source: Source,
+  source: Source & { readonly disk: Disk.DiskService },
   projection: Projection,
   segments: Effect.Effect<ReadonlyArray<Log.Segment>, IoError>
 ): KvRead => {
@@ -207,6 +211,7 @@ const makeRead = (
   const entries = (range?: Range) => withValues(source, select(range))
   return {
     directory: source.directory,
+    disk: source.disk,
     get,
     getMany: (keys) => Effect.suspend(() => Effect.forEach(Array.from(keys), get)),
     has: (key) => Effect.sync(() => projection.has(toBytes(key))),
@@ -215,7 +220,12 @@ const makeRead = (
     isEmpty: Effect.sync(() => projection.size === 0),
     keys: (range) => Stream.map(select(range), (place) => place.key),
     entries,
-    compactTo: (directory, options) => compact(directory, entries({ ordered: true }), options?.onProgress),
+    compactTo: (directory, options) =>
+      Effect.provideService(
+        compact(directory, entries({ ordered: true }), options?.onProgress),
+        Disk.Disk,
+        source.disk
+      ),
     statistics: Effect.map(segments, (segments) => ({
       keys: projection.size,
       ...projection.counts,

@@ -191,6 +191,9 @@ export interface Appended {
 export class Log extends Context.Service<Log, {
   readonly directory: string
 
+  /** The disk it was opened over, which every later operation uses too. */
+  readonly disk: Disk.DiskService
+
   /** What opening found and cut. */
   readonly report: Recovery.RecoveryReport
 
@@ -314,7 +317,7 @@ const open = Effect.fnUntraced(function*(
   if (durability !== "manual" && durability !== "always") {
     yield* Effect.forkScoped(syncEvery(writer, Duration.fromInputUnsafe(durability)))
   }
-  return makeService({ directory, chunkSize, report, files, writer, settles: durability === "always" })
+  return makeService({ disk, directory, chunkSize, report, files, writer, settles: durability === "always" })
 })
 
 const syncEvery = (writer: Writer, interval: Duration.Duration): Effect.Effect<void> =>
@@ -336,6 +339,7 @@ const toEntry = (record: RecordInput): Entry =>
 const empty = new Uint8Array(0)
 
 const makeService = (parts: {
+  readonly disk: Disk.DiskService
   readonly directory: string
   readonly chunkSize: number
   readonly report: Recovery.RecoveryReport
@@ -343,7 +347,7 @@ const makeService = (parts: {
   readonly writer: Writer
   readonly settles: boolean
 }): Log["Service"] => {
-  const { chunkSize, directory, files, report, settles, writer } = parts
+  const { chunkSize, directory, disk, files, report, settles, writer } = parts
   const settled = <A>(write: Effect.Effect<A, WriteError>): Effect.Effect<A, WriteError> =>
     settles ? Effect.flatMap(write, (value) => Effect.as(writer.sync, value)) : write
   const write = (record: RecordInput) => Effect.suspend(() => writer.append(toEntry(record)))
@@ -354,6 +358,7 @@ const makeService = (parts: {
   const bounds = () => ({ segments: writer.segments.map(({ id }) => id), to: writer.end, chunkSize })
   return Log.of({
     directory,
+    disk,
     report,
     append: (payload) => settled(write({ type: "Raw", payload })),
     appendRecord: (record) => settled(write(record)),
@@ -378,15 +383,19 @@ const makeService = (parts: {
     sync: writer.sync,
     rotate: writer.rotate,
     stream: Stream.suspend(() => Recovery.frames(directory, bounds())).pipe(
-      Stream.catchTag("Damage", (damage) => Stream.fail(Recovery.segmentError(directory, damage)))
+      Stream.catchTag("Damage", (damage) => Stream.fail(Recovery.segmentError(directory, damage))),
+      Stream.provideService(Disk.Disk, disk)
     ),
     streamFrom: (from) =>
       Stream.suspend(() => framesFrom(directory, from, bounds())).pipe(
-        Stream.catchTag("Damage", (damage) => Stream.fail(Recovery.segmentError(directory, damage)))
+        Stream.catchTag("Damage", (damage) => Stream.fail(Recovery.segmentError(directory, damage))),
+        Stream.provideService(Disk.Disk, disk)
       ),
     read: (ref) =>
       Effect.suspend(() =>
-        writer.holds(ref) ? readRef(directory, files, ref, chunkSize) : Effect.fail(invalidPosition(directory, ref))
+        writer.holds(ref)
+          ? readRef(disk, directory, files, ref, chunkSize)
+          : Effect.fail(invalidPosition(directory, ref))
       ),
     end: Effect.sync(() => writer.end),
     segments: Effect.sync(() => {

@@ -16,7 +16,7 @@ import * as Disk from "./Disk.ts"
 import { type CorruptSegment, type CorruptTail, InvalidOptions, type InvalidPosition, type IoError } from "./Errors.ts"
 import type * as Frame from "./Frame.ts"
 import type { Damage } from "./internal/damage.ts"
-import { framesFrom, type From, readRef } from "./internal/reading.ts"
+import { type Bounds, framesFrom, type From, readRef } from "./internal/reading.ts"
 import { count } from "./internal/repair.ts"
 import { SegmentFiles } from "./internal/segmentFiles.ts"
 import type { RefLike, Segment } from "./Log.ts"
@@ -30,6 +30,9 @@ import * as Recovery from "./Recovery.ts"
  */
 export class Reader extends Context.Service<Reader, {
   readonly directory: string
+
+  /** The disk it was opened over, which every later operation uses too. */
+  readonly disk: Disk.DiskService
 
   /**
    * Every record there is when the stream starts, in order. Fails with `CorruptTail` or `CorruptSegment` after
@@ -114,22 +117,28 @@ export const make = Effect.fnUntraced(function*(
   yield* Recovery.listSegments(directory)
   const files = new SegmentFiles(disk, directory)
   yield* Effect.addFinalizer(() => files.closeAll)
-  const bounds = Effect.map(Recovery.listSegments(directory), (segments) => ({ segments, chunkSize }))
+  const onDisk = Effect.provideService(Disk.Disk, disk)
+  const bounds = Effect.map(Recovery.listSegments(directory), (segments) => ({ segments, chunkSize })).pipe(onDisk)
+  const stream = <E extends IoError | InvalidPosition>(
+    frames: (bounds: Bounds) => Stream.Stream<Frame.LogRecord, E | Damage>
+  ) => Stream.unwrap(Effect.map(bounds, frames)).pipe(endTorn(directory), Stream.provideService(Disk.Disk, disk))
   return Reader.of({
     directory,
-    stream: Stream.unwrap(Effect.map(bounds, (bounds) => Recovery.frames(directory, bounds))).pipe(endTorn(directory)),
-    streamFrom: (from) =>
-      Stream.unwrap(Effect.map(bounds, (bounds) => framesFrom(directory, from, bounds))).pipe(endTorn(directory)),
-    read: (ref) => readRef(directory, files, ref, chunkSize),
-    segments: Effect.flatMap(
-      Recovery.listSegments(directory),
-      (ids) =>
-        Effect.forEach(
-          ids,
-          (id) => Effect.map(sizeOf(disk, directory, id), (bytes) => ({ id, bytes, active: id === ids.at(-1) }))
-        )
+    disk,
+    stream: stream<IoError>((bounds) => Recovery.frames(directory, bounds)),
+    streamFrom: (from) => stream((bounds) => framesFrom(directory, from, bounds)),
+    read: (ref) => readRef(disk, directory, files, ref, chunkSize),
+    segments: onDisk(
+      Effect.flatMap(
+        Recovery.listSegments(directory),
+        (ids) =>
+          Effect.forEach(
+            ids,
+            (id) => Effect.map(sizeOf(disk, directory, id), (bytes) => ({ id, bytes, active: id === ids.at(-1) }))
+          )
+      )
     ),
-    inspect: (each) => Effect.flatMap(bounds, (bounds) => inspect(directory, bounds, each))
+    inspect: (each) => onDisk(Effect.flatMap(bounds, (bounds) => inspect(directory, bounds, each)))
   })
 })
 

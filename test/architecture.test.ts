@@ -81,7 +81,7 @@ describe("the house", () => {
     const { exports } = JSON.parse(read("package.json")) as { exports: { [entry: string]: unknown } }
     const modules = sources.map(roomOf).filter((room) => room !== undefined && /^[A-Z]/.test(room))
     const entries = Object.keys(exports).filter((entry) => /^\.\/[A-Z]/.test(entry)).map((entry) => entry.slice(2))
-    assert.deepStrictEqual(entries.sort(), modules.sort())
+    assert.sameMembers(entries, modules)
     assert.isFalse(Object.keys(exports).some((entry) => entry.includes("internal") || entry.includes("*")))
   })
 })

@@ -173,9 +173,10 @@ describe("links", () => {
 
   it("name no path of a machine and no registry", () => {
     const tracked = execFileSync("git", ["ls-files"], { cwd: root, encoding: "utf8" }).trim().split("\n")
-    const forbidden = new RegExp(
-      ["(^|[^a-z])/(wor" + "k|ro" + "ot|hom" + "e)/", "regist" + "ry\\.[a-z]+js", "\"resol" + "ved\": \"http"].join("|")
-    )
+    // Written apart, so that this file is not one that names them.
+    const machine = ["wor", "ro", "hom"].map((start, index) => start + ["k", "ot", "e"][index]).join("|")
+    const registry = ["regist", "ry\\.[a-z]+js"].join("")
+    const forbidden = new RegExp(`(^|[^a-z])/(${machine})/|${registry}|"resolved": "http`)
     for (
       const file of tracked.filter((file) => !file.startsWith("test/fixtures/") && fs.existsSync(path.join(root, file)))
     ) {

@@ -1,9 +1,9 @@
 /**
- * Every call that an operation makes of the disk is failed in turn: what the caller is told, what stays usable, what is left
- * behind, and what the next open finds.
+ * Every call that an operation makes of the disk is failed in turn: what the caller is told, what stays usable, what is
+ * left behind, and what the next open finds.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Fiber, Stream } from "effect"
+import { Arbitrary, Effect, Exit, Fiber, References, Schema, Stream } from "effect"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import * as Errors from "../src/Errors.ts"
@@ -20,10 +20,10 @@ import {
   leftovers,
   operationOf,
   over,
-  temporaryDirectory,
   text,
   tree
 } from "./support/faultyDisk.ts"
+import { temporaryDirectory } from "./support/stores.ts"
 
 const large = 300_000
 const filled = (letter: string, length: number): string => letter.repeat(length)
@@ -104,7 +104,7 @@ const callsOf = (operation: Operation) =>
 const isMutation = (kind: Kind): boolean => kind !== "close" && kind !== "writeText"
 
 const landings = (kind: Kind): ReadonlyArray<Landed> =>
-  kind === "append" || kind === "appendNow"
+  kind === "append" || kind === "appendNow" || kind === "overwrite"
     ? ["nothing", "half", "all"]
     : kind === "sync" || kind === "syncDirectory" || kind === "create"
     ? ["nothing", "all"]
@@ -185,10 +185,9 @@ describe("a failing disk under the log", () => {
         assert.isAtLeast(calls.length, 1)
         for (const [index, call] of calls.entries()) {
           if (!isMutation(call.kind)) continue
-          for (const code of ["EIO", "ENOSPC", "EMFILE"]) {
-            for (const landed of landings(call.kind)) {
-              yield* Effect.scoped(failAt(operation, call, index, code, landed))
-            }
+          for (const [at, landed] of landings(call.kind).entries()) {
+            const code = ["EIO", "ENOSPC", "EMFILE"][(index + at) % 3]!
+            yield* Effect.scoped(failAt(operation, call, index, code, landed))
           }
         }
       }))
@@ -367,7 +366,8 @@ const twoSegments = Effect.fnUntraced(function*(directory: string) {
   }))
 })
 
-const damagedTail = Buffer.from("DWAL\x01\x00\x00\x00 and nothing of the rest")
+// The start of a header, as a write that was cut short leaves it.
+const damagedTail = Buffer.from("DWAL\x01\x00\x00\x00\x04\x00\x00")
 
 const states: ReadonlyArray<State> = [
   { name: "a directory that is missing", directory: "a/b/store", prepare: () => Effect.void, records: [] },
@@ -449,16 +449,67 @@ describe("a failing disk while the store is opened", () => {
         const calls = disk.calls.slice(0, disk.calls.findIndex((call) => call.path.startsWith("the end")))
         for (const [index, call] of calls.entries()) {
           if (!isMutation(call.kind)) continue
-          for (const code of ["EIO", "EMFILE"]) {
-            for (const landed of landings(call.kind)) {
-              // No file system reports a failure for a file that it has made.
-              if (call.kind === "create" && landed !== "nothing") continue
-              yield* Effect.scoped(openFailsAt(state, index, call, code, landed))
-            }
+          for (const [at, landed] of landings(call.kind).entries()) {
+            // No file system reports a failure for a file that it has made.
+            if (call.kind === "create" && landed !== "nothing") continue
+            const code = ["EIO", "ENOSPC", "EMFILE"][(index + at) % 3]!
+            yield* Effect.scoped(openFailsAt(state, index, call, code, landed))
           }
         }
       }))
   }
+
+  it.live("after a failed fsync the next open writes those bytes again, or leaves it to the one after", () =>
+    Effect.gen(function*() {
+      const prepare = Effect.gen(function*() {
+        const directory = yield* temporaryDirectory
+        const disk = new FaultyDisk()
+        yield* over(disk)(Effect.scoped(Effect.gen(function*() {
+          const log = yield* Log.make({ directory })
+          yield* log.append("one")
+          yield* log.rotate
+          yield* log.append("two")
+          yield* log.sync
+          yield* log.append("three")
+          disk.failNext("sync", "EIO")
+          yield* Effect.flip(log.sync)
+        })))
+        return directory
+      })
+      const noted = (directory: string) => /^unsynced 2 31$/m.test(NFS.readFileSync(`${directory}/.lock`, "utf8"))
+      const dry = new FaultyDisk()
+      yield* Effect.gen(function*() {
+        const directory = yield* prepare
+        assert.isTrue(noted(directory))
+        yield* over(dry)(Log.make({ directory }))
+        assert.isFalse(noted(directory))
+      }).pipe(Effect.scoped)
+      const overwritten = dry.calls.findIndex((call) => call.kind === "overwrite")
+      const synced = dry.calls.findIndex((call, at) => call.kind === "sync" && at > overwritten)
+      const cleared = dry.calls.findLastIndex((call) => call.kind === "writeText")
+      assert.isTrue(overwritten >= 0 && synced > overwritten && cleared > synced)
+      for (const [index, call] of dry.calls.entries()) {
+        // The pid may fail to be written, and what comes behind has been mended.
+        if (call.kind === "close" || index > cleared || (call.kind === "writeText" && index < cleared)) continue
+        for (const landed of landings(call.kind)) {
+          if (call.kind === "create" && landed !== "nothing") continue
+          const context = `call ${index} (${call.kind}), ${landed}`
+          yield* Effect.scoped(Effect.gen(function*() {
+            const directory = yield* prepare
+            const bytes = tree(directory)
+            const disk = new FaultyDisk()
+            disk.failCall(index, "EIO", landed)
+            assert.strictEqual((yield* Effect.flip(over(disk)(Log.make({ directory }))))._tag, "IoError", context)
+            assert.isTrue(noted(directory), context)
+            assert.deepStrictEqual(tree(directory), bytes, context)
+            assert.strictEqual(disk.openDescriptors, 0, context)
+            const log = yield* Log.make({ directory })
+            assert.isFalse(noted(directory), context)
+            assert.deepStrictEqual(yield* payloads(log), acknowledged, context)
+          }))
+        }
+      }
+    }))
 
   it.live("a disk too full for the copy of a torn tail leaves the tail where it was, and no part of a copy", () =>
     Effect.gen(function*() {
@@ -507,7 +558,7 @@ describe("a failing disk while the store is opened", () => {
 
 interface Outing {
   readonly name: string
-  readonly run: (kv: Kv.Kv["Service"], target: string) => Effect.Effect<unknown, { readonly _tag: string }>
+  readonly run: (kv: Kv.Kv["Service"], target: string) => Effect.Effect<unknown, Error>
 }
 
 const outings: ReadonlyArray<Outing> = [
@@ -557,14 +608,18 @@ describe("a failing disk under a compaction or an export", () => {
                 const kv = yield* filledKv(root)
                 const before = tree(NodePath.join(root, "store"))
                 const target = NodePath.join(root, "out", "deep", "target")
-                const open = disk.openDescriptors
                 disk.failCall(disk.calls.length + index, "EIO", landed)
                 const error = yield* Effect.flip(outing.run(kv, target))
-                assert.deepInclude(error, { _tag: "IoError", code: "EIO", operation: operationOf(call.kind) }, context)
+                assert.deepInclude(error as Errors.IoError, {
+                  _tag: "IoError",
+                  code: "EIO",
+                  operation: operationOf(call.kind)
+                }, context)
                 assert.deepStrictEqual(leftovers(root), [], context)
                 assert.isFalse(NFS.existsSync(target), context)
                 assert.deepStrictEqual(tree(NodePath.join(root, "store")), before, context)
-                assert.isAtMost(disk.openDescriptors, open + 1, context)
+                // The lock, and each of the three segments at most once.
+                assert.isAtMost(disk.openDescriptors, 4, context)
                 yield* kv.put("d", "4")
                 yield* kv.sync
                 yield* outing.run(kv, target)
@@ -580,13 +635,13 @@ describe("a failing disk under a compaction or an export", () => {
 
   it.live("a compaction that fails at its last step leaves no target that the next attempt would refuse", () =>
     Effect.gen(function*() {
+      const last = (yield* outingCalls(outings[0]!)).findLastIndex((call) => call.kind === "syncDirectory")
       const root = yield* temporaryDirectory
       const disk = new FaultyDisk()
       yield* over(disk)(Effect.gen(function*() {
         const kv = yield* filledKv(root)
-        const target = NodePath.join(root, "target")
-        // The first two are the building directory's: its own, and the one its parent needs for it.
-        disk.failNext("syncDirectory", "EIO", { skip: 2 })
+        const target = NodePath.join(root, "out", "deep", "target")
+        disk.failCall(disk.calls.length + last, "EIO")
         const error = yield* Effect.flip(kv.compactTo(target))
         assert.deepInclude(error, { _tag: "IoError", code: "EIO", operation: "sync directory" })
         assert.strictEqual(disk.count("rename"), 1)
@@ -605,7 +660,10 @@ describe("a failing disk under a compaction or an export", () => {
         NFS.writeFileSync(target, "older")
         for (const kind of ["create", "append", "sync", "rename"] as const) {
           disk.failNext(kind, "ENOSPC", { landed: kind === "append" ? "half" : "nothing" })
-          assert.deepInclude(yield* Effect.flip(Export.toFile(kv, target)), { _tag: "IoError", code: "ENOSPC" })
+          assert.deepInclude(yield* Effect.flip(Export.toFile(kv, target)), {
+            _tag: "IoError",
+            code: "ENOSPC"
+          })
           assert.strictEqual(NFS.readFileSync(target, "utf8"), "older")
           assert.deepStrictEqual(leftovers(root), [])
         }
@@ -618,7 +676,10 @@ const line = (key: string, value: string): string =>
 
 describe("a failing disk under the key/value store", () => {
   const writes: ReadonlyArray<
-    readonly [string, (kv: Kv.Kv["Service"]) => Effect.Effect<unknown, { readonly _tag: string }>]
+    readonly [
+      string,
+      (kv: Kv.Kv["Service"]) => Effect.Effect<unknown, Log.WriteError | Errors.CorruptSegment | Errors.InvalidLine>
+    ]
   > = [
     ["put", (kv) => kv.put("a", "2")],
     ["a large put", (kv) => kv.put("a", filled("2", large))],
@@ -641,6 +702,7 @@ describe("a failing disk under the key/value store", () => {
               disk.failNext(kind, "EIO")
               const from = disk.calls.length
               const exit = yield* Effect.exit(Effect.flip(write(kv)))
+              disk.clear()
               // Not every write makes every call.
               if (!disk.calls.slice(from).some((call) => call.kind === kind)) return
               if (!Exit.isSuccess(exit)) return assert.fail(`${kind}: it succeeded or died`)
@@ -691,4 +753,110 @@ describe("a failing disk under the key/value store", () => {
         assert.strictEqual(text(yield* kv.get("a")), "3")
       }))
     }))
+})
+
+interface Task {
+  readonly kind: number
+  readonly size: number
+  readonly leaveAfter: number | undefined
+}
+
+interface Trouble {
+  readonly tasks: ReadonlyArray<Task>
+  readonly failAt: number
+  readonly landed: Landed
+  readonly durability: "manual" | "always"
+  readonly segmentSize: number
+}
+
+const between = (minimum: number, maximum: number): Arbitrary.Arbitrary<number> =>
+  Arbitrary.schema(Schema.Int.check(Schema.isBetween({ minimum, maximum })))
+
+const task = Arbitrary.map(
+  Arbitrary.all([between(0, 9), between(0, 19), between(0, 30)]),
+  ([kind, size, turns]): Task => ({
+    kind,
+    size: size === 0 ? large : size * 37,
+    leaveAfter: turns < 10 ? turns : undefined
+  })
+)
+
+const trouble = Arbitrary.map(
+  Arbitrary.all([
+    Arbitrary.array(task, { minLength: 1, maxLength: 40 }),
+    between(0, 120),
+    between(0, 5),
+    between(1, 3_000)
+  ]),
+  ([tasks, failAt, mode, segmentSize]): Trouble => ({
+    tasks,
+    failAt,
+    landed: (["nothing", "half", "all"] as const)[mode % 3]!,
+    durability: mode < 3 ? "manual" : "always",
+    segmentSize
+  })
+)
+
+/** Tasks at once, some of which leave early, over a disk that fails once; what each of them was told. */
+const inTrouble = Effect.fnUntraced(function*(directory: string, disk: FaultyDisk, trouble: Trouble) {
+  const told: Array<{ readonly payload: string; readonly ref: Log.RecordRef }> = []
+  const { durability, segmentSize } = trouble
+  const opened = yield* Effect.result(Log.make({ directory, durability, segmentSize }))
+  if (opened._tag === "Failure") return told
+  const log = opened.success
+  const kv = yield* Effect.provideService(Kv.makeLog, Log.Log, log)
+  disk.failCall(disk.calls.length + trouble.failAt, "EIO", trouble.landed)
+  yield* Effect.forEach(trouble.tasks, ({ kind, leaveAfter, size }, at) =>
+    Effect.gen(function*() {
+      const payload = `${at}:`.padEnd(size, "x")
+      const tell = (write: Effect.Effect<Log.RecordRef, Log.WriteError>, payload: string) =>
+        Effect.tap(write, (ref) => Effect.sync(() => told.push({ payload, ref })))
+      const run: Effect.Effect<unknown, unknown> = kind < 3
+        ? tell(log.append(payload), payload)
+        : kind < 5
+        ? tell(kv.put("k", payload), payload)
+        : kind < 6
+        ? tell(Effect.map(kv.putMany([["k", "first"], ["k", payload]]), (refs) => refs[1]!), payload)
+        : kind < 8
+        ? kv.modify("k", () => [0, payload])
+        : kind < 9
+        ? log.sync
+        : log.rotate
+      const fiber = yield* Effect.forkChild(Effect.exit(run), { startImmediately: true })
+      if (leaveAfter !== undefined) {
+        for (let turn = 0; turn < leaveAfter; turn++) yield* Effect.promise(() => new Promise(setImmediate))
+        yield* Fiber.interrupt(fiber)
+      }
+      yield* Fiber.await(fiber)
+    }), { concurrency: "unbounded" })
+  return told
+})
+
+describe("everything at once", () => {
+  it.live.prop(
+    "whatever fails and whoever leaves, what was acknowledged is found again, whole and in order",
+    { trouble },
+    ({ trouble }) =>
+      Effect.scoped(Effect.gen(function*() {
+        const directory = yield* temporaryDirectory
+        const disk = new FaultyDisk()
+        const told = yield* over(disk)(Effect.scoped(inTrouble(directory, disk, trouble)))
+        assert.strictEqual(disk.openDescriptors, 0)
+        assert.deepStrictEqual(disk.misuse, [])
+        const log = yield* Log.make({ directory })
+        const records = yield* Stream.runCollect(log.stream)
+        assert.deepStrictEqual(records.map((record) => record.txid), records.map((_, at) => at + 1))
+        for (const { payload, ref } of told) {
+          const record = records[ref.txid - 1]
+          assert.deepInclude(record, { segment: ref.segment, offset: ref.offset, len: ref.len })
+          assert.strictEqual(text(record?.payload), payload)
+        }
+        for (const record of records) {
+          const payload = text(record.payload)!
+          const { size } = trouble.tasks[Number.parseInt(payload, 10)] ?? { size: 0 }
+          if (payload !== "first") assert.strictEqual(payload.length, Math.max(size, payload.indexOf(":") + 1))
+        }
+      })).pipe(Effect.provideService(References.MinimumLogLevel, "None"), Effect.timeout("20 seconds")),
+    { arbitrary: { runs: 150 } }
+  )
 })

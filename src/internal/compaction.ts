@@ -37,7 +37,7 @@ export const compact = Effect.fnUntraced(function*<E>(
       disk.rename(building, path),
       (error) => Effect.flatMap(refuseUsed(disk, target), () => Effect.fail(error))
     )
-    yield* disk.syncDirectory(parent)
+    yield* Effect.onError(disk.syncDirectory(parent), () => Effect.ignore(disk.removeTree(path)))
     return compacted
   }).pipe(Effect.onError(() => Effect.ignore(disk.removeTree(building))))
 })

@@ -21,13 +21,13 @@ export interface Bounds {
   readonly chunkSize: number
 }
 
-/** The records from a place or a txid on. */
+/** The records from a place or a txid on. A `RecordRef` is a place. */
 export const framesFrom = (
   directory: string,
   from: From,
   bounds: Bounds
 ): Stream.Stream<Frame.LogRecord, IoError | InvalidPosition | Damage> =>
-  "txid" in from
+  !("segment" in from)
     ? Stream.unwrap(Effect.map(locate(directory, bounds.segments, from.txid), (segment) =>
       Stream.dropWhile(
         Recovery.frames(directory, { ...bounds, from: { segment, offset: 0 } }),
@@ -99,6 +99,7 @@ const isPlace = ({ len, offset, segment }: Place): boolean =>
  * The record at a reference. A place where no frame starts, or another record's, is the caller's mistake, not damage.
  */
 export const readRef = (
+  disk: Disk.DiskService,
   directory: string,
   files: SegmentFiles,
   ref: Place & { readonly txid?: number | undefined },
@@ -113,7 +114,7 @@ export const readRef = (
       error._tag === "IoError"
         ? Effect.fail(error.code === "ENOENT" ? invalidPosition(directory, ref) : error)
         : Effect.flatMap(
-          isOtherRecord(directory, ref, chunkSize),
+          Effect.provideService(isOtherRecord(directory, ref, chunkSize), Disk.Disk, disk),
           (isOther) => Effect.fail(isOther ? invalidPosition(directory, ref) : error)
         )
   })

@@ -4,6 +4,7 @@
  * closed under it.
  */
 import * as Effect from "effect/Effect"
+import * as Semaphore from "effect/Semaphore"
 import type { DiskFile, DiskService } from "../Disk.ts"
 import * as Disk from "../Disk.ts"
 import { CorruptSegment, IoError } from "../Errors.ts"
@@ -60,8 +61,11 @@ export class SegmentFiles {
       return typeof count === "number" ? this.#decode(bytes, count, place) : Effect.fail(count)
     })
 
+  // However many fibers read at once, no more than this many hold a descriptor beside the cached ones.
+  readonly #turn = Semaphore.makeUnsafe(open_max)
+
   readonly #readPooled = (place: Place): Effect.Effect<Frame.LogRecord, IoError | CorruptSegment> =>
-    Effect.acquireUseRelease(
+    this.#turn.withPermit(Effect.acquireUseRelease(
       this.#pin(place.segment),
       (entry) => {
         const bytes = new Uint8Array(Buffer.allocUnsafeSlow(place.len).buffer)
@@ -74,7 +78,7 @@ export class SegmentFiles {
         entry.pins--
         return this.#evict()
       }
-    )
+    ))
 
   readonly closeAll: Effect.Effect<void> = Effect.suspend(() => {
     this.#closed = true

@@ -3,4 +3,6 @@ import * as Crypto from "node:crypto"
 import * as NodePath from "node:path"
 
 export const temporaryName = (target: string): string =>
-  `.${NodePath.basename(target).slice(0, 200)}.${Crypto.randomBytes(9).toString("base64url")}.tmp`
+  `.${Buffer.from(NodePath.basename(target)).subarray(0, 200).toString("utf8")}.${
+    Crypto.randomBytes(9).toString("base64url")
+  }.tmp`

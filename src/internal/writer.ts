@@ -185,6 +185,8 @@ export class Writer {
     const refs: Array<RecordRef> = []
     let from = 0
     while (from < entries.length) {
+      // A sync may have failed while the batch before this one was written.
+      if (this.#refusal !== undefined) return yield* this.#refusal
       const to = this.#batchEnd(entries, from)
       if (to === from + 1) {
         refs.push(yield* this.#appendHeld(entries[from] as Entry))
@@ -267,20 +269,19 @@ export class Writer {
 
   // Detached, so that the fiber that happened to start it may be interrupted; `close` waits for it.
   readonly #commit: Effect.Effect<unknown> = Effect.suspend(() => {
-    const ended = this.#committing = Deferred.makeUnsafe<void>()
-    const rounds = Effect.andThen(
-      this.#rounds,
-      Effect.sync(() => {
-        this.#committing = undefined
-        Deferred.doneUnsafe(ended, Effect.void)
-      })
-    )
-    return Effect.forkDetach(rounds, { uninterruptible: true })
+    this.#committing = Deferred.makeUnsafe<void>()
+    return Effect.forkDetach(this.#rounds, { uninterruptible: true })
   })
 
   readonly #rounds: Effect.Effect<void> = Effect.suspend(() => {
     const round = this.#waiting
-    if (round === undefined) return Effect.void
+    if (round === undefined) {
+      // In this very step: whoever comes later must see that nobody is at work.
+      const ended = this.#committing
+      this.#committing = undefined
+      if (ended !== undefined) Deferred.doneUnsafe(ended, Effect.void)
+      return Effect.void
+    }
     this.#waiting = undefined
     return Effect.flatMap(Effect.exit(this.#syncOnce), (exit) => {
       Deferred.doneUnsafe(round, exit)
@@ -290,6 +291,8 @@ export class Writer {
 
   readonly #syncOnce: Effect.Effect<void, IoError | WriterPoisoned> = Effect.suspend(() => {
     if (this.#refusal !== undefined) return Effect.fail(this.#refusal)
+    // The round before may have covered all: an fsync of a segment that a rotation then closes must not be under way.
+    if (this.isSynced) return Effect.void
     const segment = this.#segment
     const offset = this.#offset
     const synced = Effect.tapError(this.#guard(this.#file.sync), () =>

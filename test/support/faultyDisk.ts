@@ -7,12 +7,11 @@
  * | `short` | fewer bytes read or written than asked for |
  * | `hold` | the call waits, uninterruptibly like any call of a disk, until the test lets it go on |
  *
- * It also keeps the books that no store can keep itself: descriptors opened and not closed, uses of a closed one, and an
- * fsync repeated on a descriptor whose fsync has failed.
+ * It also keeps the books that no store can keep itself: descriptors opened and not closed, uses of a closed one, one closed
+ * while a call on it runs, and an fsync repeated on a descriptor whose fsync has failed.
  */
 import { Effect, Latch } from "effect"
 import * as NFS from "node:fs"
-import * as OS from "node:os"
 import * as NodePath from "node:path"
 import * as Disk from "../../src/Disk.ts"
 import { IoError } from "../../src/Errors.ts"
@@ -21,6 +20,7 @@ import { nodeDisk } from "../../src/internal/nodeDisk.ts"
 export type Kind =
   | "openRead"
   | "openAppend"
+  | "openUpdate"
   | "create"
   | "openLock"
   | "makeDirectory"
@@ -33,6 +33,7 @@ export type Kind =
   | "read"
   | "appendNow"
   | "append"
+  | "overwrite"
   | "size"
   | "truncate"
   | "sync"
@@ -46,6 +47,7 @@ export type Kind =
 const operations: { readonly [K in Kind]: string } = {
   openRead: "open",
   openAppend: "open",
+  openUpdate: "open",
   create: "create",
   openLock: "open",
   makeDirectory: "create directory",
@@ -58,6 +60,7 @@ const operations: { readonly [K in Kind]: string } = {
   read: "read",
   appendNow: "write",
   append: "write",
+  overwrite: "write",
   size: "stat",
   truncate: "truncate",
   sync: "sync",
@@ -100,6 +103,8 @@ interface Plan {
 interface Handle {
   open: boolean
   syncFailed: boolean
+  /** Calls in the pool that have not come back. */
+  running: number
 }
 
 export class FaultyDisk {
@@ -113,6 +118,11 @@ export class FaultyDisk {
 
   constructor() {
     this.service = this.#makeService()
+  }
+
+  /** Forgets what was planned and has not come. */
+  clear(): void {
+    this.#plans.length = 0
   }
 
   count(kind: Kind, path = ""): number {
@@ -138,10 +148,10 @@ export class FaultyDisk {
     })
   }
 
-  /** Fails the call with that place in `calls`. */
+  /** Fails the call with that place in `calls`, or the next one behind it that can fail: a `close` cannot. */
   failCall(index: number, code: string, landed: Landed = "nothing"): void {
     this.#plans.push({
-      matches: (_, at) => at === index,
+      matches: (call, at) => at >= index && call.kind !== "close",
       action: { _tag: "fail", code, landed },
       skip: 0,
       times: 1
@@ -241,9 +251,10 @@ export class FaultyDisk {
           this.misuse.push(`close twice: ${path}`)
           return Effect.void
         }
+        if (handle.running > 0) this.misuse.push(`close under a running call: ${path}`)
         handle.open = false
-        this.openDescriptors--
-        return real
+        // Not before the kernel has it back: closes queue up in the pool like everything else.
+        return Effect.tap(real, Effect.sync(() => this.openDescriptors--))
       })
     ))
   }
@@ -255,11 +266,12 @@ export class FaultyDisk {
 
   #file(real: Disk.DiskFile): Disk.DiskFile {
     const { path } = real
-    const handle: Handle = { open: true, syncFailed: false }
+    const handle: Handle = { open: true, syncFailed: false, running: 0 }
     const pooled = <A>(kind: Kind, effect: Effect.Effect<A, IoError>, half?: Effect.Effect<unknown, IoError>) =>
       Effect.suspend(() => {
         this.#use(handle, kind, path)
-        return this.#effect(kind, path, effect, half)
+        handle.running++
+        return Effect.ensuring(this.#effect(kind, path, effect, half), Effect.sync(() => handle.running--))
       })
     const now = (
       kind: "readNow" | "appendNow",
@@ -294,6 +306,12 @@ export class FaultyDisk {
         bytewise("read", start, end, (end) => real.read(into, start, end, position)),
       appendNow: (bytes, start, end) => now("appendNow", start, end, (end) => real.appendNow(bytes, start, end)),
       append: (bytes, start, end) => bytewise("append", start, end, (end) => real.append(bytes, start, end)),
+      overwrite: (bytes, start, end, position) =>
+        pooled(
+          "overwrite",
+          real.overwrite(bytes, start, end, position),
+          real.overwrite(bytes, start, start + Math.floor((end - start) / 2), position)
+        ),
       size: pooled("size", real.size),
       truncate: (size) => pooled("truncate", real.truncate(size)),
       sync: Effect.tapError(pooled("sync", real.sync), () =>
@@ -305,7 +323,7 @@ export class FaultyDisk {
   }
 
   #lockFile(path: string, real: Disk.LockFile): Disk.LockFile {
-    const handle: Handle = { open: true, syncFailed: false }
+    const handle: Handle = { open: true, syncFailed: false, running: 0 }
     return {
       tryLock: this.#effect("tryLock", path, real.tryLock),
       isCurrent: this.#effect("isCurrent", path, real.isCurrent),
@@ -316,7 +334,7 @@ export class FaultyDisk {
   }
 
   #makeService(): Disk.DiskService {
-    const kinds = { read: "openRead", append: "openAppend", create: "create" } as const
+    const kinds = { read: "openRead", append: "openAppend", create: "create", update: "openUpdate" } as const
     return {
       open: (path, mode) =>
         this.#open(kinds[mode], path, nodeDisk.open(path, mode), (file: Disk.DiskFile) => this.#file(file)),
@@ -335,12 +353,6 @@ export class FaultyDisk {
 /** Runs over that disk, and over it alone. */
 export const over = (disk: FaultyDisk) => <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Effect.provideService(effect, Disk.Disk, disk.service)
-
-/** A directory that goes away with the scope. */
-export const temporaryDirectory = Effect.acquireRelease(
-  Effect.sync(() => NFS.mkdtempSync(NodePath.join(OS.tmpdir(), "datawal-"))),
-  (path) => Effect.sync(() => NFS.rmSync(path, { recursive: true, force: true }))
-)
 
 /** Every file below a directory, by its path in it, as hexadecimal; directories end in a slash. */
 export const tree = (directory: string): { readonly [path: string]: string } => {

@@ -1,0 +1,453 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Arbitrary, Effect, Exit, Fiber, Schema, Stream } from "effect"
+import { execFileSync } from "node:child_process"
+import * as NFS from "node:fs"
+import * as NodePath from "node:path"
+import * as V8 from "node:v8"
+import * as VM from "node:vm"
+import * as Export from "../src/Export.ts"
+import * as Frame from "../src/Frame.ts"
+import * as Kv from "../src/Kv.ts"
+import { descriptors, FaultyDisk, leftovers, over, text, tree } from "./support/faultyDisk.ts"
+import { copyFixture, expected, expectedLive, temporaryDirectory } from "./support/stores.ts"
+
+const numbers = (count: number): ReadonlyArray<number> => Array.from({ length: count }, (_, at) => at)
+
+const base64 = (bytes: Uint8Array | string): string => Buffer.from(bytes as string).toString("base64")
+const line = (key: Uint8Array | string, value: Uint8Array | string): string =>
+  `{"key_b64":"${base64(key)}","value_b64":"${base64(value)}"}\n`
+
+const input = (lines: string | Buffer): Stream.Stream<Uint8Array> => Stream.make(Buffer.from(lines as string))
+
+const fresh = Effect.flatMap(temporaryDirectory, (root) => Kv.make({ directory: NodePath.join(root, "store") }))
+
+const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex")
+
+const content = (kv: Kv.KvRead) =>
+  Effect.map(
+    Stream.runCollect(kv.entries({ ordered: true })),
+    (entries) => entries.map(({ key, value }) => [hex(key), hex(value)] as const)
+  )
+
+/** What an import of these lines leaves, and how it ended. */
+const imported = Effect.fnUntraced(function*(lines: string | Buffer) {
+  const kv = yield* fresh
+  const exit = yield* Effect.result(Export.fromLines(kv, input(lines)))
+  return { exit, keys: (yield* content(kv)).map(([key]) => Buffer.from(key, "hex").toString()) }
+})
+
+describe("export", () => {
+  it.effect("is one line a key, in ascending byte order, byte for byte", () =>
+    Effect.gen(function*() {
+      const kv = yield* fresh
+      yield* kv.putMany([["b", "2"], ["é", "x"], ["a", ""], ["", "empty"], [
+        new Uint8Array([255]),
+        new Uint8Array([0, 255])
+      ]])
+      yield* kv.put("gone", "1")
+      yield* kv.delete("gone")
+      const file = NodePath.join(kv.directory, "..", "out.jsonl")
+      const exported = yield* Export.toFile(kv, file)
+      const bytes = "{\"key_b64\":\"\",\"value_b64\":\"ZW1wdHk=\"}\n" +
+        "{\"key_b64\":\"YQ==\",\"value_b64\":\"\"}\n" +
+        "{\"key_b64\":\"Yg==\",\"value_b64\":\"Mg==\"}\n" +
+        "{\"key_b64\":\"w6k=\",\"value_b64\":\"eA==\"}\n" +
+        "{\"key_b64\":\"/w==\",\"value_b64\":\"AP8=\"}\n"
+      assert.strictEqual(NFS.readFileSync(file, "utf8"), bytes)
+      assert.deepStrictEqual(exported, { records_written: 5, bytes_written: bytes.length })
+      assert.strictEqual((yield* Stream.runCollect(Export.toLines(kv))).join(""), bytes)
+      assert.deepStrictEqual(leftovers(NodePath.dirname(kv.directory)), [])
+    }))
+
+  it.effect("of the fixtures is their live keys", () =>
+    Effect.gen(function*() {
+      for (const name of ["delete_tombstone", "odd_bytes", "compacted", "sparse_segments"]) {
+        const kv = yield* Kv.makeReader({ directory: yield* copyFixture(name) })
+        const lines = expectedLive(expected[name]!).map(([key, value]) =>
+          `{"key_b64":"${key}","value_b64":"${value}"}\n`
+        )
+        assert.deepStrictEqual(yield* Stream.runCollect(Export.toLines(kv)), lines, name)
+      }
+    }))
+
+  it.effect("of an empty store is an empty file", () =>
+    Effect.gen(function*() {
+      const kv = yield* fresh
+      const file = NodePath.join(kv.directory, "..", "out.jsonl")
+      assert.deepStrictEqual(yield* Export.toFile(kv, file), { records_written: 0, bytes_written: 0 })
+      assert.strictEqual(NFS.statSync(file).size, 0)
+    }))
+
+  it.effect("makes the parents, replaces an older file, and tells how far it is", () =>
+    Effect.gen(function*() {
+      const kv = yield* fresh
+      yield* kv.putMany(numbers(3_000).map((at) => [`key ${at}`, `value ${at}`]))
+      const file = NodePath.join(kv.directory, "..", "a", "b", "out.jsonl")
+      const progress: Array<number> = []
+      yield* Export.toFile(kv, file, { onProgress: (records) => progress.push(records) })
+      assert.strictEqual(progress.at(-1), 3_000)
+      assert.isAbove(progress.length, 1)
+      assert.deepStrictEqual(progress, [...progress].sort((a, b) => a - b))
+      NFS.writeFileSync(file, "older")
+      const other = NodePath.join(NodePath.dirname(file), ".out.jsonl.tmp")
+      NFS.writeFileSync(other, "somebody else's")
+      yield* Export.toFile(kv, file)
+      assert.strictEqual(NFS.readFileSync(file, "utf8").split("\n").length, 3_001)
+      assert.strictEqual(NFS.readFileSync(other, "utf8"), "somebody else's")
+      assert.deepStrictEqual(NFS.readdirSync(NodePath.dirname(file)).sort(), [".out.jsonl.tmp", "out.jsonl"])
+    }))
+
+  it.effect("is durable before it has its name, and its name before it resolves", () =>
+    Effect.gen(function*() {
+      const disk = new FaultyDisk()
+      yield* over(disk)(Effect.gen(function*() {
+        const kv = yield* fresh
+        yield* kv.put("a", "1")
+        const from = disk.calls.length
+        yield* Export.toFile(kv, NodePath.join(kv.directory, "..", "out.jsonl"))
+        const kinds = disk.calls.slice(from).map((call) => call.kind)
+        assert.deepStrictEqual(
+          kinds.filter((kind) => kind !== "readNow" && kind !== "makeDirectory" && kind !== "list" && kind !== "close"),
+          ["create", "append", "sync", "rename", "syncDirectory"]
+        )
+      }))
+    }))
+
+  it.effect("refuses a directory and a device, and leaves them as they are", () =>
+    Effect.gen(function*() {
+      const kv = yield* fresh
+      yield* kv.put("a", "1")
+      const root = NodePath.dirname(kv.directory)
+      const directory = NodePath.join(root, "directory")
+      NFS.mkdirSync(directory)
+      const fifo = NodePath.join(root, "fifo")
+      execFileSync("mkfifo", [fifo])
+      NFS.symlinkSync("/dev/null", NodePath.join(root, "null"))
+      for (const name of ["directory", "fifo", "null"]) {
+        const error = yield* Effect.flip(Export.toFile(kv, NodePath.join(root, name)))
+        assert.strictEqual(error._tag, "TargetRefused", name)
+      }
+      assert.isTrue(NFS.statSync(directory).isDirectory())
+      assert.isTrue(NFS.statSync(fifo).isFIFO())
+      assert.isTrue(NFS.lstatSync(NodePath.join(root, "null")).isSymbolicLink())
+      assert.strictEqual((yield* Effect.flip(Export.toFile(kv, "/dev/null")))._tag, "TargetRefused")
+      NFS.writeFileSync(NodePath.join(root, "file"), "")
+      assert.strictEqual((yield* Effect.flip(Export.toFile(kv, NodePath.join(root, "file", "below"))))._tag, "IoError")
+      assert.deepStrictEqual(leftovers(root), [])
+    }))
+
+  it.effect("takes every file name that the file system takes", () =>
+    Effect.gen(function*() {
+      const kv = yield* fresh
+      yield* kv.put("a", "1")
+      const root = NodePath.dirname(kv.directory)
+      for (const name of ["x".repeat(255), "é".repeat(127), "文".repeat(85), "𝄞".repeat(63), "a b\nc", "-", "..."]) {
+        yield* Export.toFile(kv, NodePath.join(root, name))
+        assert.strictEqual(NFS.readFileSync(NodePath.join(root, name), "utf8"), line("a", "1"))
+      }
+      assert.deepStrictEqual(leftovers(root), [])
+    }))
+
+  it.effect("compaction takes every directory name that the file system takes", () =>
+    Effect.gen(function*() {
+      const kv = yield* fresh
+      for (const name of ["x".repeat(255), "é".repeat(127), "文".repeat(85)]) {
+        yield* kv.compactTo(NodePath.join(kv.directory, "..", name))
+      }
+    }))
+
+  it.effect("that meets damage leaves the older file, and nothing beside it", () =>
+    Effect.gen(function*() {
+      const kv = yield* fresh
+      yield* kv.putMany([["a", "1"], ["b", "2"]])
+      const segment = NodePath.join(kv.directory, "00000001.dwal")
+      const bytes = NFS.readFileSync(segment)
+      bytes[55]! ^= 1
+      NFS.writeFileSync(segment, bytes)
+      const root = NodePath.dirname(kv.directory)
+      const file = NodePath.join(root, "out.jsonl")
+      NFS.writeFileSync(file, "older")
+      const before = tree(root)
+      assert.strictEqual((yield* Effect.flip(Export.toFile(kv, file)))._tag, "CorruptSegment")
+      assert.deepStrictEqual(tree(root), before)
+      const missing = NodePath.join(root, "new.jsonl")
+      yield* Effect.flip(Export.toFile(kv, missing))
+      const thrown = yield* Effect.exit(Export.toFile(yield* fresh, missing, {
+        onProgress: () => {
+          throw new Error("mine")
+        }
+      }))
+      assert.isTrue(Exit.isSuccess(thrown), "nothing was written, so nobody was told")
+      NFS.rmSync(missing)
+      assert.deepStrictEqual(tree(root), before)
+      assert.strictEqual(descriptors().filter((path) => path.includes(".tmp")).length, 0)
+    }))
+
+  it.effect("whose observer throws is a defect that leaves nothing behind", () =>
+    Effect.gen(function*() {
+      const kv = yield* fresh
+      yield* kv.put("a", "1")
+      const root = NodePath.dirname(kv.directory)
+      const onProgress = () => {
+        throw new Error("mine")
+      }
+      const exit = yield* Effect.exit(Export.toFile(kv, NodePath.join(root, "out.jsonl"), { onProgress }))
+      assert.isTrue(Exit.isFailure(exit))
+      assert.deepStrictEqual(NFS.readdirSync(root), ["store"])
+    }))
+
+  it.live("is a snapshot, while writes go on", () =>
+    Effect.gen(function*() {
+      const disk = new FaultyDisk()
+      yield* over(disk)(Effect.gen(function*() {
+        const kv = yield* fresh
+        yield* kv.putMany(numbers(5_000).map((at) => [`${at}`, "before"]))
+        const lines = (yield* Stream.runCollect(Export.toLines(kv))).join("")
+        const file = NodePath.join(kv.directory, "..", "out.jsonl")
+        const held = disk.holdNext("append", { path: ".tmp" })
+        const exporting = yield* Effect.forkChild(Export.toFile(kv, file), { startImmediately: true })
+        yield* held.reached
+        yield* kv.putMany(numbers(5_000).map((at) => [`${at}`, "during"]))
+        yield* held.release
+        yield* Fiber.join(exporting)
+        assert.strictEqual(NFS.readFileSync(file, "utf8"), lines)
+      }))
+    }))
+})
+
+/** What is used is only known once what is not has gone. */
+const garbageCollector = (): () => void => {
+  V8.setFlagsFromString("--expose-gc")
+  return VM.runInNewContext("gc") as () => void
+}
+
+const byte = Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 255 }))
+const bytes = (maxLength: number) =>
+  Arbitrary.map(Arbitrary.array(Arbitrary.schema(byte), { maxLength }), (values) => Uint8Array.from(values))
+const pairs = Arbitrary.array(Arbitrary.all([bytes(6), bytes(40)]), { maxLength: 30 })
+
+describe("import", () => {
+  it.effect.prop(
+    "of an export is the same store, whatever the bytes",
+    { pairs },
+    ({ pairs }) =>
+      Effect.scoped(Effect.gen(function*() {
+        const kv = yield* fresh
+        yield* kv.putMany(pairs)
+        const file = NodePath.join(kv.directory, "..", "out.jsonl")
+        yield* Export.toFile(kv, file)
+        const copy = yield* fresh
+        const { bytes_written, records_written } = yield* Export.fromLines(copy, input(NFS.readFileSync(file)))
+        assert.strictEqual(records_written, yield* kv.size)
+        assert.strictEqual(bytes_written, (yield* copy.statistics).liveBytes)
+        assert.deepStrictEqual(yield* content(copy), yield* content(kv))
+        const again = NodePath.join(kv.directory, "..", "again.jsonl")
+        yield* Export.toFile(copy, again)
+        assert.isTrue(NFS.readFileSync(again).equals(NFS.readFileSync(file)))
+      })),
+    { arbitrary: { runs: 40 } }
+  )
+
+  it.effect("does not care where the chunks are cut", () =>
+    Effect.gen(function*() {
+      const whole = Buffer.from(`${line("a", "1")}\r\n${line("é", "zwei")}\n   \t\n${line("c", "").trimEnd()}`)
+      const want = [[hex(Buffer.from("a")), hex(Buffer.from("1"))], ["63", ""], [
+        hex(Buffer.from("é")),
+        hex(Buffer.from("zwei"))
+      ]]
+      for (let at = 0; at <= whole.length; at++) {
+        const kv = yield* fresh
+        const chunks = Stream.make<ReadonlyArray<Uint8Array>>(whole.subarray(0, at), whole.subarray(at))
+        assert.strictEqual((yield* Export.fromLines(kv, chunks)).records_written, 3)
+        assert.deepStrictEqual(yield* content(kv), want as unknown as ReadonlyArray<readonly [string, string]>)
+      }
+      const kv = yield* fresh
+      yield* Export.fromLines(kv, Stream.fromIterable(numbers(whole.length).map((at) => whole.subarray(at, at + 1))))
+      assert.strictEqual(yield* kv.size, 3)
+    }))
+
+  it.effect("takes CRLF, blank lines, spaces in the JSON, fields in any order, and no line feed at the end", () =>
+    Effect.gen(function*() {
+      const lines = "\n\r\n" + line("a", "1").replace("\n", "\r\n") + "  \n" +
+        "  { \"value_b64\" : \"Mg==\", \"key_b64\" : \"Yg==\" }  \n\t\n" +
+        "{\"key_b64\":\"Yw==\",\"value_b64\":\"Mw==\"}"
+      const { exit, keys } = yield* imported(lines)
+      assert.deepInclude(exit, { _tag: "Success" })
+      assert.deepStrictEqual(keys, ["a", "b", "c"])
+    }))
+
+  it.effect("of nothing stores nothing, and syncs", () =>
+    Effect.gen(function*() {
+      for (const lines of ["", "\n", "\n\n  \n", " "]) {
+        const kv = yield* fresh
+        assert.deepStrictEqual(yield* Export.fromLines(kv, input(lines)), { records_written: 0, bytes_written: 0 })
+      }
+      const kv = yield* fresh
+      assert.deepStrictEqual(yield* Export.fromLines(kv, Stream.empty), { records_written: 0, bytes_written: 0 })
+    }))
+
+  it.effect("lets the last line of a key win", () =>
+    Effect.gen(function*() {
+      const kv = yield* fresh
+      yield* kv.put("a", "there before")
+      yield* Export.fromLines(kv, input(line("a", "1") + line("b", "2") + line("a", "3")))
+      assert.strictEqual(text(yield* kv.get("a")), "3")
+      assert.strictEqual((yield* kv.statistics).records, 4)
+    }))
+
+  const long = (length: number): string => Buffer.alloc(length, 97).toString("base64")
+  const bad: ReadonlyArray<readonly [name: string, line: string, detail: RegExp]> = [
+    ["no JSON", "not json", /json/i],
+    ["JSON cut short", "{\"key_b64\":\"YQ==\",\"value_b64\":\"MQ==\"", /json/i],
+    ["two values in a line", "{\"key_b64\":\"YQ==\",\"value_b64\":\"MQ==\"} {}", /json/i],
+    ["a byte order mark", `\uFEFF${line("x", "1").trimEnd()}`, /json/i],
+    ["a number", "7", /object|struct|key_b64|got 7/i],
+    ["null", "null", /object/],
+    ["an array", "[\"YQ==\",\"MQ==\"]", /object|key_b64|\[/i],
+    ["no key", "{\"value_b64\":\"MQ==\"}", /key_b64/],
+    ["no value", "{\"key_b64\":\"YQ==\"}", /value_b64/],
+    ["a key that is a number", "{\"key_b64\":1,\"value_b64\":\"MQ==\"}", /key_b64/],
+    ["a value that is null", "{\"key_b64\":\"YQ==\",\"value_b64\":null}", /value_b64/],
+    ["a byte that is no Base64", "{\"key_b64\":\"YQ==\",\"value_b64\":\"M!==\"}", /value_b64/],
+    ["Base64 for URLs", "{\"key_b64\":\"_w==\",\"value_b64\":\"MQ==\"}", /key_b64/],
+    ["no padding", "{\"key_b64\":\"YQ\",\"value_b64\":\"MQ==\"}", /key_b64/],
+    ["half of the padding", "{\"key_b64\":\"YQ=\",\"value_b64\":\"MQ==\"}", /key_b64/],
+    ["too much padding", "{\"key_b64\":\"YQ==\",\"value_b64\":\"MQ===\"}", /value_b64/],
+    ["padding in the middle", "{\"key_b64\":\"YQ==\",\"value_b64\":\"MQ==MQ==\"}", /value_b64/],
+    ["nothing but padding", "{\"key_b64\":\"====\",\"value_b64\":\"MQ==\"}", /key_b64/],
+    ["bits left over", "{\"key_b64\":\"YQ==\",\"value_b64\":\"MR==\"}", /value_b64/],
+    ["bits left over, one padding", "{\"key_b64\":\"YWJ=\",\"value_b64\":\"\"}", /key_b64/],
+    ["white space in Base64", "{\"key_b64\":\"Y Q==\",\"value_b64\":\"MQ==\"}", /key_b64/],
+    ["a line feed in Base64", "{\"key_b64\":\"YQ==\\n\",\"value_b64\":\"MQ==\"}", /key_b64/],
+    ["a key beyond its limit", `{"key_b64":"${long(65_537)}","value_b64":""}`, /key has 65537 bytes/]
+  ]
+  for (const [name, wrong, detail] of bad) {
+    it.effect(`${name} is refused with its line, and what was before it is stored`, () =>
+      Effect.gen(function*() {
+        const lines = `${line("one", "1")}\n${line("two", "2")}${wrong}\n${line("four", "4")}`
+        const { exit, keys } = yield* imported(lines)
+        if (exit._tag === "Success") return assert.fail("it was taken")
+        const error = exit.failure
+        if (error._tag !== "InvalidLine") return assert.fail(error._tag)
+        assert.strictEqual(error.line, 4)
+        assert.match(error.detail, detail)
+        assert.isAtMost(error.message.length, 400)
+        assert.deepStrictEqual(keys, ["one", "two"])
+      }))
+  }
+
+  it.effect("bytes that are not UTF-8 are refused", () =>
+    Effect.gen(function*() {
+      const { exit, keys } = yield* imported(
+        Buffer.concat([Buffer.from(line("one", "1")), Buffer.from([0x7b, 0xff, 0xfe, 0x7d, 0x0a])])
+      )
+      assert.deepInclude((exit as { readonly failure: object }).failure, { _tag: "InvalidLine", line: 2 })
+      assert.deepStrictEqual(keys, ["one"])
+    }))
+
+  it.effect("a bad last line without a line feed is refused as well", () =>
+    Effect.gen(function*() {
+      const { exit, keys } = yield* imported(`${line("one", "1")}{"key_b64":"YQ==","value`)
+      assert.deepInclude((exit as { readonly failure: object }).failure, { _tag: "InvalidLine", line: 2 })
+      assert.deepStrictEqual(keys, ["one"])
+    }))
+
+  it.effect(
+    "a key and a value at their limits are taken, a value beyond its own is refused",
+    () =>
+      Effect.gen(function*() {
+        const kv = yield* fresh
+        const key = Buffer.alloc(65_536, 107)
+        const value = Buffer.alloc(Frame.payload_bytes_max, 118)
+        yield* Export.fromLines(kv, input(Buffer.from(line(key, value))))
+        assert.isTrue(value.equals((yield* kv.get(key))!))
+        const error = yield* Effect.flip(
+          Export.fromLines(
+            kv,
+            input(Buffer.from(line("a", "1") + line("b", Buffer.alloc(Frame.payload_bytes_max + 1))))
+          )
+        )
+        assert.deepInclude(error, { _tag: "InvalidLine", line: 2 })
+        assert.strictEqual(text(yield* kv.get("a")), "1")
+      }),
+    60_000
+  )
+
+  it.effect("a line without end is refused once it is longer than any record, and what follows is not read", () =>
+    Effect.gen(function*() {
+      const kv = yield* fresh
+      let pulled = 0
+      const chunk = Buffer.alloc(1_048_576, 0x61)
+      const endless = Stream.concat(
+        input(line("one", "1")),
+        Stream.mapEffect(Stream.rechunk(Stream.range(1, 10_000), 1), () =>
+          Effect.sync((): Uint8Array => {
+            pulled++
+            return chunk
+          }))
+      )
+      assert.deepInclude(yield* Effect.flip(Export.fromLines(kv, endless)), { _tag: "InvalidLine", line: 2 })
+      assert.isAtMost(pulled, 100)
+      assert.strictEqual(text(yield* kv.get("one")), "1")
+    }))
+
+  it.effect("an input that fails ends it with that failure, and what was before is stored and synced", () =>
+    Effect.gen(function*() {
+      const disk = new FaultyDisk()
+      yield* over(disk)(Effect.gen(function*() {
+        const kv = yield* fresh
+        const lines = Stream.concat(
+          input(line("one", "1") + line("two", "2") + "{\"key_b64\":\"half"),
+          Stream.fail("cut off" as const)
+        )
+        assert.strictEqual(yield* Effect.flip(Export.fromLines(kv, lines)), "cut off")
+        assert.strictEqual(disk.count("sync"), 1)
+        assert.isAbove(
+          disk.calls.findLastIndex((call) => call.kind === "sync"),
+          disk.calls.findLastIndex((call) => call.kind === "appendNow")
+        )
+        assert.strictEqual(yield* kv.size, 2)
+      }))
+    }))
+
+  it.effect("what is before a bad line is synced", () =>
+    Effect.gen(function*() {
+      const disk = new FaultyDisk()
+      yield* over(disk)(Effect.gen(function*() {
+        const kv = yield* fresh
+        yield* Effect.flip(Export.fromLines(kv, input(`${line("one", "1")}bad\n`)))
+        assert.strictEqual(disk.count("sync"), 1)
+        assert.strictEqual(yield* kv.size, 1)
+      }))
+    }))
+
+  it.live("of 200,000 lines takes memory for a few chunks only, and tells how far it is", () =>
+    Effect.gen(function*() {
+      const kv = yield* fresh
+      const value = "v".repeat(1_000)
+      // One key, so that the index takes nothing; about 270 MB of lines.
+      const lines = Stream.mapEffect(
+        Stream.rechunk(Stream.range(1, 2_000), 1),
+        () => Effect.sync((): Uint8Array => Buffer.from(line("key", value).repeat(100)))
+      )
+      const progress: Array<number> = []
+      const collect = garbageCollector()
+      const used = () => {
+        collect()
+        const { arrayBuffers, heapUsed } = process.memoryUsage()
+        return arrayBuffers + heapUsed
+      }
+      const start = used()
+      let peak = 0
+      const done = yield* Export.fromLines(kv, lines, {
+        onProgress: (records) => {
+          progress.push(records)
+          if (progress.length % 100 === 0) peak = Math.max(peak, used() - start)
+        }
+      })
+      assert.deepStrictEqual(done, { records_written: 200_000, bytes_written: 200_000 * 1_031 })
+      assert.strictEqual(progress.at(-1), 200_000)
+      assert.isAbove(progress.length, 100)
+      assert.isAtMost(peak, 80_000_000)
+    }), 60_000)
+})
