@@ -91,6 +91,18 @@ export interface LockFile {
 export type OpenMode = "read" | "append" | "create" | "update"
 
 /**
+ * A name in a directory. `isFile` says whether it names a regular file, if need be through a symbolic link.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface DiskEntry {
+  readonly name: string
+  readonly isFile: boolean
+  readonly isLink: boolean
+}
+
+/**
  * The calls the store makes.
  *
  * @category models
@@ -103,10 +115,8 @@ export interface DiskService {
   readonly makeDirectory: (path: string) => Effect.Effect<string | undefined, IoError>
   /** Makes the entries of a directory durable. */
   readonly syncDirectory: (path: string) => Effect.Effect<void, IoError>
-  /** The names in a directory; `isFile` follows symbolic links. */
-  readonly list: (
-    path: string
-  ) => Effect.Effect<ReadonlyArray<{ readonly name: string; readonly isFile: boolean }>, IoError>
+  /** What is in a directory. */
+  readonly list: (path: string) => Effect.Effect<ReadonlyArray<DiskEntry>, IoError>
   readonly rename: (from: string, to: string) => Effect.Effect<void, IoError>
   readonly remove: (path: string) => Effect.Effect<void, IoError>
   /** Removes a directory with all that is in it; one that is missing is fine. */

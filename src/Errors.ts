@@ -12,7 +12,7 @@
  * | `LimitExceeded` | append, put, delete | make the record smaller; nothing was written |
  * | `InvalidPosition` | reading at a place | use a position that this log gave |
  * | `InvalidOptions` | opening | mend the option it names |
- * | `TargetRefused` | `Kv.compactTo` | choose a directory that is empty or absent |
+ * | `TargetRefused` | `Kv.compactTo`, `Export.toFile` | choose a target that holds nothing of somebody else's |
  * | `InvalidLine` | import | mend the line; everything before it is stored and synced |
  *
  * Every error carries the fields a handler needs, a message made from them, and, where there is one, the cause. All are
@@ -237,7 +237,8 @@ export class InvalidOptions extends Schema.TaggedError<InvalidOptions>("effect-d
 }
 
 /**
- * The target holds something already and was left as it is.
+ * The target is something that must not be replaced, and was left as it is: for a compaction a directory that is not
+ * empty (`found` names an entry), for an export what is not a regular file.
  *
  * @category errors
  * @since 0.1.0
@@ -247,7 +248,7 @@ export class TargetRefused extends Schema.TaggedError<TargetRefused>("effect-dat
   found: Schema.String
 }) {
   override get message(): string {
-    return `${this.target} is not empty (it holds ${this.found}); choose a directory that is empty or absent`
+    return `${this.target} was left as it is: found ${this.found}; choose another target`
   }
 }
 

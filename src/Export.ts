@@ -82,8 +82,8 @@ export const toLines = (kv: Kv.KvRead): Stream.Stream<string, IoError | CorruptS
 /**
  * Writes the live state to a file, whole or not at all: parents are made, an older file is replaced, and when this
  * resolves the new one is durable. A failed or interrupted export leaves nothing behind; a killed one may leave a
- * hidden temporary file. `TargetRefused` when the path is a directory or a device. `onProgress` is told how many
- * lines are written.
+ * hidden temporary file. `TargetRefused` when the path is a directory, a device or a symbolic link. `onProgress` is
+ * told how many lines are written.
  *
  * **Example** (Out and back)
  *
@@ -136,8 +136,10 @@ const refuseSpecial = Effect.fnUntraced(function*(
   path: string
 ): Effect.fn.Return<void, IoError | TargetRefused> {
   const there = (yield* disk.list(parent)).find((entry) => entry.name === NodePath.basename(path))
-  if (there !== undefined && !there.isFile) {
-    return yield* new TargetRefused({ target: path, found: "something that is not a regular file" })
+  // Renaming over a link would replace the link: `/dev/stdout` is one.
+  if (there !== undefined && (there.isLink || !there.isFile)) {
+    const found = there.isLink ? "a symbolic link" : "something that is not a regular file"
+    return yield* new TargetRefused({ target: path, found })
   }
 })
 

@@ -98,6 +98,9 @@ export interface KvRead {
   /** The disk it was opened over, which every later operation uses too. */
   readonly disk: Disk.DiskService
 
+  /** What opening found, and, for a writer, cut. */
+  readonly report: RecoveryReport
+
   /** The value of a key, or `undefined`. */
   readonly get: (key: Bytes) => Effect.Effect<Uint8Array | undefined, IoError | CorruptSegment>
 
@@ -153,9 +156,6 @@ export type CompactError = IoError | CorruptSegment | LockUnavailable | TargetRe
 export class Kv extends Context.Service<
   Kv,
   KvRead & {
-    /** What opening found and cut. */
-    readonly report: RecoveryReport
-
     /** Sets the value of a key. */
     readonly put: (key: Bytes, value: Bytes) => Effect.Effect<Log.RecordRef, Log.WriteError>
 
@@ -192,6 +192,7 @@ export class KvReader extends Context.Service<KvReader, KvRead>()("effect-datawa
 
 const makeRead = (
   source: Source & { readonly disk: Disk.DiskService },
+  report: RecoveryReport,
   projection: Projection,
   segments: Effect.Effect<ReadonlyArray<Log.Segment>, IoError>
 ): KvRead => {
@@ -212,6 +213,7 @@ const makeRead = (
   return {
     directory: source.directory,
     disk: source.disk,
+    report,
     get,
     getMany: (keys) => Effect.suspend(() => Effect.forEach(Array.from(keys), get)),
     has: (key) => Effect.sync(() => projection.has(toBytes(key))),
@@ -238,7 +240,7 @@ const optionalBytes = (bytes: Bytes | undefined): Uint8Array | undefined =>
   bytes === undefined ? undefined : toBytes(bytes)
 
 const makeWrite = (log: Log.Log["Service"], projection: Projection): Kv["Service"] => {
-  const read = makeRead(log, projection, log.segments)
+  const read = makeRead(log, log.report, projection, log.segments)
   const turn = Semaphore.makeUnsafe(1)
   // Set while somebody needs that nothing else is written: then small writes wait for their turn as well.
   let exclusive = false
@@ -269,7 +271,6 @@ const makeWrite = (log: Log.Log["Service"], projection: Projection): Kv["Service
     ))
   return Kv.of({
     ...read,
-    report: log.report,
     put: (key, value) => write({ type: "Put", key, payload: value }),
     putMany: (entries) =>
       settled(Effect.suspend(() => {
@@ -364,11 +365,8 @@ export const makeReader = (
   closeOnFailure(Effect.gen(function*() {
     const reader = yield* Reader.make(options)
     const projection = new Projection()
-    yield* Stream.runForEachArray(
-      reader.stream,
-      (records) => Effect.sync(() => projection.applyAll(records))
-    )
-    return makeRead(reader, projection, reader.segments)
+    const report = yield* reader.inspect((records) => Effect.sync(() => projection.applyAll(records)))
+    return makeRead(reader, report, projection, reader.segments)
   }))
 
 /**

@@ -123,13 +123,16 @@ describe("export", () => {
       const fifo = NodePath.join(root, "fifo")
       execFileSync("mkfifo", [fifo])
       NFS.symlinkSync("/dev/null", NodePath.join(root, "null"))
-      for (const name of ["directory", "fifo", "null"]) {
+      NFS.writeFileSync(NodePath.join(root, "old"), "old")
+      NFS.symlinkSync("old", NodePath.join(root, "link"))
+      for (const name of ["directory", "fifo", "null", "link"]) {
         const error = yield* Effect.flip(Export.toFile(kv, NodePath.join(root, name)))
         assert.strictEqual(error._tag, "TargetRefused", name)
       }
       assert.isTrue(NFS.statSync(directory).isDirectory())
       assert.isTrue(NFS.statSync(fifo).isFIFO())
       assert.isTrue(NFS.lstatSync(NodePath.join(root, "null")).isSymbolicLink())
+      assert.strictEqual(NFS.readFileSync(NodePath.join(root, "link"), "utf8"), "old")
       assert.strictEqual((yield* Effect.flip(Export.toFile(kv, "/dev/null")))._tag, "TargetRefused")
       NFS.writeFileSync(NodePath.join(root, "file"), "")
       assert.strictEqual((yield* Effect.flip(Export.toFile(kv, NodePath.join(root, "file", "below"))))._tag, "IoError")

@@ -15,7 +15,21 @@ const importsOf = (file: string): Array<string> =>
   Array.from(read(file).matchAll(/^(?:import|export)[^"']*?from "([^"]+)"/gms), ([, name]) => name!)
 
 // From the top of the house to its ground. What a room's internal modules may see, the room decides.
-const rooms = ["bin", "cli", "index", "Export", "Kv", "Reader", "Log", "Recovery", "Lock", "Frame", "Disk", "Errors"]
+const rooms = [
+  "bin",
+  "cli",
+  "index",
+  "testing",
+  "Export",
+  "Kv",
+  "Reader",
+  "Log",
+  "Recovery",
+  "Lock",
+  "Frame",
+  "Disk",
+  "Errors"
+]
 
 const roomOf = (file: string): string | undefined => {
   const name = path.relative("src", file)
@@ -74,13 +88,13 @@ describe("the house", () => {
   })
 
   it("nothing is left to do", () => {
-    for (const file of sources) assert.notMatch(read(file), /\b(TODO|FIXME|XXX)\b|as any\b|as unknown as/, file)
+    for (const file of sources) assert.notMatch(read(file), /\b(TODO|FIXME|XXX)\b|\bas any\b|\bas unknown as\b/, file)
   })
 
   it("every public module is an entry of the package, and nothing internal is", () => {
     const { exports } = JSON.parse(read("package.json")) as { exports: { [entry: string]: unknown } }
-    const modules = sources.map(roomOf).filter((room) => room !== undefined && /^[A-Z]/.test(room))
-    const entries = Object.keys(exports).filter((entry) => /^\.\/[A-Z]/.test(entry)).map((entry) => entry.slice(2))
+    const modules = sources.map(roomOf).filter((room) => room !== undefined && !["bin", "cli", "index"].includes(room))
+    const entries = Object.keys(exports).filter((entry) => /^\.\/\w+$/.test(entry)).map((entry) => entry.slice(2))
     assert.sameMembers(entries, modules)
     assert.isFalse(Object.keys(exports).some((entry) => entry.includes("internal") || entry.includes("*")))
   })

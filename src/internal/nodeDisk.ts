@@ -158,7 +158,8 @@ const list: DiskService["list"] = (path) =>
     pooled<Array<NFS.Dirent>>("list", path, (done) => NFS.readdir(path, { withFileTypes: true }, done)),
     (entries) =>
       Effect.try({
-        try: () => entries.map((entry) => ({ name: entry.name, isFile: isFile(path, entry) })),
+        try: () =>
+          entries.map((entry) => ({ name: entry.name, isFile: isFile(path, entry), isLink: entry.isSymbolicLink() })),
         catch: (cause) => ioError("stat", path, cause)
       })
   )

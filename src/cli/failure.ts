@@ -1,0 +1,106 @@
+/**
+ * How a command ends: the exit code, and what it says on standard error.
+ *
+ * | code | meaning |
+ * | --- | --- |
+ * | 0 | fine, also when the reader of our output has gone |
+ * | 1 | wrong usage, lock held, refused to overwrite, no such store, any other error |
+ * | 2 | a torn tail was met, or the key is missing |
+ * | 3 | corruption |
+ * | 130 | interrupted |
+ */
+import * as Cause from "effect/Cause"
+import * as CliError from "effect/cli/CliError"
+import * as Data from "effect/Data"
+import type { PlatformError } from "effect/PlatformError"
+import type { CorruptSegment, CorruptTail, IoError, LockHeld } from "../Errors.ts"
+import type { RecoveryReport } from "../Recovery.ts"
+
+/** Ends a command with this code, and says why unless `detail` is `undefined`. */
+export class Failure extends Data.TaggedError("Failure")<{
+  readonly code: 0 | 1 | 2 | 3
+  readonly detail: string | undefined
+}> {
+  override get message(): string {
+    return this.detail ?? ""
+  }
+}
+
+export const refuse = (detail: string): Failure => new Failure({ code: 1, detail })
+
+/** A mistake in how the command was called, shown like those that the parser finds itself. */
+export const wrongUsage = (command: string, message: string): CliError.ShowHelp =>
+  new CliError.ShowHelp({
+    commandPath: ["datawal", command],
+    errors: [new CliError.ValidationError({ message })]
+  })
+
+export const noSuchStore = (store: string, why: string): Failure => refuse(`no such store: ${store} ${why}`)
+
+/** What a reader makes of a torn tail: not an error of the store, but not a clean end either. */
+export const tornTail = (
+  store: string,
+  tail: { readonly segment: number; readonly offset: number; readonly bytes: number; readonly reason: string }
+): Failure =>
+  new Failure({
+    code: 2,
+    detail:
+      `${store} ends in a torn tail at segment ${String(tail.segment).padStart(8, "0")}, offset ${tail.offset}: ` +
+      `${tail.reason}, ${tail.bytes} bytes; the next writer cuts it off (or is still writing it)`
+  })
+
+/** The failure that a report with a torn tail stands for. */
+export const tornReport = (store: string, report: RecoveryReport): Failure | undefined =>
+  report.tail_truncated === 0 ? undefined : tornTail(store, {
+    segment: report.tail_segment ?? 0,
+    offset: report.tail_offset ?? 0,
+    bytes: report.tail_bytes_discarded,
+    reason: report.tail_reason ?? "Truncated"
+  })
+
+export const isCorruption = (error: { readonly _tag: string }): error is CorruptTail | CorruptSegment =>
+  error._tag === "CorruptTail" || error._tag === "CorruptSegment"
+
+/** A file of the user's that could not be read, by its errno. */
+export const unreadable = (path: string, error: PlatformError): Failure => {
+  const cause: unknown = error.cause
+  const code = typeof cause === "object" && cause !== null && "code" in cause ? String(cause.code) : error.reason._tag
+  return refuse(`cannot read ${path}: ${code}`)
+}
+
+/** The exit code of a failed command, and the line that says why, if it has not been said yet. */
+export const verdict = (
+  cause: Cause.Cause<unknown>
+): { readonly code: number; readonly message?: string | undefined } => {
+  const error = Cause.squash(cause)
+  if (error instanceof Failure) return { code: error.code, message: error.detail }
+  if (CliError.isCliError(error) && error._tag === "ShowHelp") return { code: error.errors.length === 0 ? 0 : 1 }
+  if (Cause.hasFails(cause) && isTagged(error)) return { code: isCorruption(error) ? 3 : 1, message: describe(error) }
+  const what = error instanceof Error ? error.message : String(error)
+  return { code: 1, message: `internal error: ${what}; please report it` }
+}
+
+const isTagged = (error: unknown): error is Error & { readonly _tag: string } =>
+  error instanceof Error && "_tag" in error && typeof error._tag === "string"
+
+// The library's messages name its own options; here some need other words.
+const describe = (error: Error & { readonly _tag: string }): string => {
+  if (isLockHeld(error)) {
+    const holder = error.pid === undefined ? "another writer" : `process ${error.pid}`
+    return `${error.directory} is locked by ${holder}; try again when that writer has ended`
+  }
+  return error.message
+}
+
+const isLockHeld = (error: { readonly _tag: string }): error is LockHeld => error._tag === "LockHeld"
+
+/** `IoError` of opening a directory that is not there, in words. */
+export const missingStore =
+  (store: string) => <E extends { readonly _tag: string }>(error: E | IoError): E | IoError | Failure => {
+    if (!isIoError(error)) return error
+    if (error.operation === "list" && error.code === "ENOENT") return noSuchStore(store, "does not exist")
+    const notDirectory = error.code === "ENOTDIR" || (error.operation === "create directory" && error.code === "EEXIST")
+    return notDirectory ? noSuchStore(store, "is not a directory") : error
+  }
+
+const isIoError = (error: { readonly _tag: string }): error is IoError => error._tag === "IoError"

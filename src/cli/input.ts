@@ -1,0 +1,82 @@
+/**
+ * What a command is given to store: a value of the command line, a file, or standard input.
+ */
+import type * as Arr from "effect/Array"
+import type * as CliError from "effect/cli/CliError"
+import * as Effect from "effect/Effect"
+import * as FileSystem from "effect/FileSystem"
+import * as Option from "effect/Option"
+import * as Pull from "effect/Pull"
+import type * as Scope from "effect/Scope"
+import * as Stdio from "effect/Stdio"
+import * as Stream from "effect/Stream"
+import { LimitExceeded } from "../Errors.ts"
+import * as Frame from "../Frame.ts"
+import { type Failure, unreadable, wrongUsage } from "./failure.ts"
+import { fromText } from "./flags.ts"
+
+/** The name that stands for standard input. */
+export const standardInput = "-"
+
+/**
+ * The bytes of a file or of standard input. Returns when the first are there: a name that cannot be read is found out
+ * before a store is opened, and no lock is held while nobody types.
+ */
+export const open = Effect.fnUntraced(function*(
+  path: string
+): Effect.fn.Return<Stream.Stream<Uint8Array, Failure>, Failure, FileSystem.FileSystem | Stdio.Stdio | Scope.Scope> {
+  const fs = yield* FileSystem.FileSystem
+  const stdio = yield* Stdio.Stdio
+  const isStandard = path === standardInput
+  const source = isStandard ? stdio.stdin : fs.stream(path)
+  const name = isStandard ? "standard input" : path
+  const pull = yield* Stream.toPull(Stream.mapError(source, (error) => unreadable(name, error)))
+  const nothing: ReadonlyArray<Uint8Array> = []
+  const first = yield* Pull.catchDone(pull, () => Effect.succeed(nothing))
+  return first.length === 0
+    ? Stream.empty
+    : Stream.concat(Stream.fromArray(first), Stream.fromPull(Effect.succeed(pull)))
+})
+
+const readValue = Effect.fnUntraced(function*(
+  path: string
+): Effect.fn.Return<
+  Uint8Array,
+  Failure | LimitExceeded,
+  FileSystem.FileSystem | Stdio.Stdio | Scope.Scope
+> {
+  const input = yield* open(path)
+  const chunks: Array<Uint8Array> = []
+  let length = 0
+  yield* Stream.runForEachArray(input, (batch: Arr.NonEmptyReadonlyArray<Uint8Array>) => {
+    for (const chunk of batch) {
+      chunks.push(chunk)
+      length += chunk.length
+    }
+    // Nothing beyond the limit is read: an input without end must not fill the memory.
+    return length <= Frame.payload_bytes_max
+      ? Effect.void
+      : Effect.fail(new LimitExceeded({ limit: "payload", actual: length, maximum: Frame.payload_bytes_max }))
+  })
+  return Buffer.concat(chunks, length)
+})
+
+const textValue = { name: "VALUE", instead: "--value-file or standard input" }
+
+/** The value that a command was given, in one of the three ways. */
+export const value = Effect.fnUntraced(function*(
+  command: string,
+  given: { readonly argument: Option.Option<string>; readonly file: Option.Option<string> }
+): Effect.fn.Return<
+  Uint8Array,
+  Failure | LimitExceeded | CliError.ShowHelp,
+  FileSystem.FileSystem | Stdio.Stdio
+> {
+  const { argument, file } = given
+  if (Option.isSome(argument) === Option.isSome(file)) {
+    return yield* wrongUsage(command, "Give the value once: as VALUE, with --value-file FILE, or - for standard input")
+  }
+  if (Option.isSome(file)) return yield* Effect.scoped(readValue(file.value))
+  const text = Option.getOrElse(argument, () => "")
+  return text === standardInput ? yield* Effect.scoped(readValue(text)) : yield* fromText(command, text, textValue)
+})

@@ -1,0 +1,110 @@
+/**
+ * The `datawal` command: parses, runs, says what went wrong in one line, and ends with the exit code for it.
+ */
+import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
+import * as NodeServices from "@effect/platform-node/NodeServices"
+import * as Cause from "effect/Cause"
+import * as CliConfig from "effect/cli/CliConfig"
+import type * as CliError from "effect/cli/CliError"
+import * as CliOutput from "effect/cli/CliOutput"
+import * as Command from "effect/cli/Command"
+import * as GlobalFlag from "effect/cli/GlobalFlag"
+import * as Data from "effect/Data"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as References from "effect/References"
+import * as Runtime from "effect/Runtime"
+import * as Module from "node:module"
+import { verdict } from "./failure.ts"
+import { datawal } from "./flags.ts"
+import * as Health from "./health.ts"
+import * as Inspect from "./inspect.ts"
+import * as Output from "./output.ts"
+import * as Transfer from "./transfer.ts"
+import * as Write from "./write.ts"
+
+const command = Command.withSubcommands(datawal, [
+  {
+    group: "LOOK",
+    commands: [Inspect.get, Inspect.scan, Inspect.dump, Health.report, Health.verify, Health.check]
+  },
+  { group: "COPY", commands: [Transfer.export, Transfer.compact] },
+  { group: "CHANGE", commands: [Write.put, Write.delete, Write.append, Transfer.import, Health.repair] }
+])
+
+const version = (): string => {
+  const manifest: unknown = Module.createRequire(import.meta.url)("../../package.json")
+  return typeof manifest === "object" && manifest !== null && "version" in manifest
+    ? String(manifest.version)
+    : "unknown"
+}
+
+// A switch takes no value, but effect/cli lets it swallow a following `yes`, `on`, `1` …, which may be a value to
+// store, and refuses one that is given before and behind the subcommand.
+const switches = new Set(["--json", "--no-truncate"])
+
+const settleSwitches = (args: ReadonlyArray<string>): ReadonlyArray<string> => {
+  const end = args.includes("--") ? args.indexOf("--") : args.length
+  const flags = args
+    .slice(0, end)
+    .filter((arg, index) => !switches.has(arg) || args.indexOf(arg) === index)
+    .map((arg) => switches.has(arg) ? `${arg}=true` : arg)
+  return [...flags, ...args.slice(end)]
+}
+
+const oneLine = (error: CliError.CliError): string => {
+  if (!("suggestions" in error) || error.suggestions.length === 0) return error.message.replaceAll(/\s+/g, " ")
+  const [message] = error.message.split("\n")
+  return `${message} (did you mean ${error.suggestions.join(" or ")}?)`
+}
+
+const presenter = Layer.effect(
+  CliOutput.Presenter,
+  Effect.map(Output.Output, ({ note, write }) => ({
+    present: Effect.fnUntraced(function*(event: CliOutput.Presenter.Event) {
+      switch (event._tag) {
+        case "Help":
+          return yield* CliOutput.defaultPresenter.present(event)
+        case "Version":
+          return yield* Effect.ignore(write(`${event.name} ${event.version}\n`))
+        case "InvalidInvocation":
+          for (const error of event.errors) {
+            yield* note(`datawal: error: ${oneLine(error)}; see \`${event.commandPath.join(" ")} --help\``)
+          }
+      }
+    })
+  }))
+)
+
+// No wizard and no log level: neither is of use here, and what the library logs is for programs.
+const { Completions, Help, Version } = GlobalFlag
+
+const services = presenter.pipe(
+  Layer.provideMerge(Output.layer),
+  Layer.merge(CliConfig.layer({ builtIns: [Help, Version, Completions] })),
+  Layer.merge(Layer.succeed(References.CurrentLoggers, new Set())),
+  Layer.merge(NodeServices.layer)
+)
+
+class Exited extends Data.Error<{ readonly code: number }> {
+  override readonly [Runtime.errorExitCode] = this.code
+}
+
+const settle = Effect.fnUntraced(function*(
+  cause: Cause.Cause<unknown>
+): Effect.fn.Return<void, Exited, Output.Output> {
+  if (Cause.hasInterruptsOnly(cause)) return yield* Effect.interrupt
+  const { code, message } = verdict(cause)
+  if (message !== undefined) {
+    yield* Output.Output.use((output) => output.note(`datawal: error: ${message.replaceAll(/\s*\n\s*/g, " ")}`))
+  }
+  if (code !== 0) return yield* new Exited({ code })
+})
+
+/** Runs the command and ends the process with its exit code. */
+export const main = (args: ReadonlyArray<string>): void =>
+  Command.runWith(command, { version: version() })(settleSwitches(args)).pipe(
+    Effect.catchCause(settle),
+    Effect.provide(services),
+    NodeRuntime.runMain({ disableErrorReporting: true })
+  )

@@ -1,0 +1,148 @@
+/**
+ * `export`, `compact` and `import`: a store's live state out of it and into another.
+ */
+import * as Command from "effect/cli/Command"
+import * as Effect from "effect/Effect"
+import * as FileSystem from "effect/FileSystem"
+import * as Stream from "effect/Stream"
+import * as Export from "../Export.ts"
+import type * as Kv from "../Kv.ts"
+import * as Flags from "./flags.ts"
+import * as Input from "./input.ts"
+import { Output, printFields } from "./output.ts"
+import * as Progress from "./progress.ts"
+import type { Line } from "./schema.ts"
+import { openKv, openKvReader, targetOutside, warnOfCut } from "./store.ts"
+
+const standardOutput = "-"
+
+const exportToFile = Effect.fnUntraced(function*(kv: Kv.KvRead, path: string) {
+  const onProgress = yield* Progress.make({ label: "export", total: yield* kv.size, unit: "keys" })
+  return yield* Export.toFile(kv, path, { onProgress })
+}, Effect.scoped)
+
+const exportToStandardOutput = Effect.fnUntraced(function*(kv: Kv.KvRead) {
+  const output = yield* Output
+  const total = yield* kv.size
+  // On a terminal the lines themselves are the progress.
+  const onProgress = output.isTerminal ? () => {} : yield* Progress.make({ label: "export", total, unit: "keys" })
+  let records = 0
+  let bytes = 0
+  yield* Stream.runForEachArray(Export.toLines(kv), (lines) => {
+    const text = lines.join("")
+    return Effect.map(output.write(text), () => {
+      records += lines.length
+      bytes += text.length
+      onProgress(records)
+    })
+  })
+  return { records_written: records, bytes_written: bytes }
+}, Effect.scoped)
+
+const exportCommand = Command.make(
+  "export",
+  {
+    store: Flags.store,
+    outfile: Flags.path("OUTFILE", "either", "File to write, or - for standard output")
+  },
+  Effect.fnUntraced(function*({ outfile, store }) {
+    const isStandard = outfile === standardOutput
+    const target = isStandard ? outfile : yield* targetOutside(store, outfile)
+    const kv = yield* openKvReader(store)
+    const exported = yield* (isStandard ? exportToStandardOutput(kv) : exportToFile(kv, target))
+    const line: Line = { schema: "datawal.cli.v1", kind: "export", outfile, ...exported }
+    const json = yield* Flags.isJson
+    if (!isStandard) return yield* printFields(json, line)
+    // Standard output holds the lines and nothing else.
+    if (json) yield* Output.use((output) => output.note(JSON.stringify(line)))
+  }, Effect.scoped)
+).pipe(
+  Command.withDescription(
+    Flags.paragraph(
+      "Write every live key and its value as JSON lines, in ascending byte order of the keys.",
+      "The file appears whole or not at all, and replaces an older one."
+    )
+  ),
+  Command.withShortDescription("Write the live state as JSON lines"),
+  Command.withExamples([
+    { command: "datawal export ./store backup.jsonl" },
+    { command: "datawal export ./store - | gzip > backup.jsonl.gz", description: "To a pipe" }
+  ])
+)
+
+export { exportCommand as export }
+
+export const compact = Command.make(
+  "compact",
+  { store: Flags.store, target: Flags.path("TARGET", "directory", "Directory for the new store: empty or absent") },
+  Effect.fnUntraced(function*({ store, target }) {
+    const directory = yield* targetOutside(store, target)
+    const kv = yield* openKvReader(store)
+    const total = yield* kv.size
+    const compacted = yield* Effect.scoped(
+      Effect.flatMap(
+        Progress.make({ label: "compact", total, unit: "keys" }),
+        (onProgress) => kv.compactTo(directory, { onProgress })
+      )
+    )
+    const line: Line = { schema: "datawal.cli.v1", kind: "compact", target, ...compacted }
+    yield* printFields(yield* Flags.isJson, line)
+  }, Effect.scoped)
+).pipe(
+  Command.withDescription(
+    Flags.paragraph(
+      "Write a new store that holds just the live values. STORE is read without its lock and left as",
+      "it is; TARGET appears whole or not at all."
+    )
+  ),
+  Command.withShortDescription("Write a store of the live values only"),
+  Command.withExamples([{ command: "datawal compact ./store ./smaller" }])
+)
+
+/** The size of a regular file: what a bar can be drawn of. */
+const sizeOf = (path: string): Effect.Effect<number | undefined, never, FileSystem.FileSystem> =>
+  FileSystem.FileSystem.use((fs) => fs.stat(path)).pipe(
+    Effect.map((info) => info.type === "File" ? Number(info.size) : undefined),
+    Effect.orElseSucceed(() => undefined)
+  )
+
+const importCommand = Command.make(
+  "import",
+  { store: Flags.store, infile: Flags.path("INFILE", "either", "File to read, or - for standard input") },
+  Effect.fnUntraced(function*({ infile, store }) {
+    const input = yield* Input.open(infile)
+    const kv = yield* openKv(store)
+    yield* warnOfCut(store, kv.report)
+    const total = infile === Input.standardInput ? undefined : yield* sizeOf(infile)
+    const imported = yield* Effect.scoped(Effect.gen(function*() {
+      const progress = yield* Progress.make({
+        label: "import",
+        total,
+        unit: total === undefined ? "records" : "bytes"
+      })
+      let bytes = 0
+      const counted = Stream.map(input, (chunk) => {
+        bytes += chunk.length
+        if (total !== undefined) progress(bytes)
+        return chunk
+      })
+      return yield* Export.fromLines(kv, counted, total === undefined ? { onProgress: progress } : {})
+    }))
+    const line: Line = { schema: "datawal.cli.v1", kind: "import", ...imported }
+    yield* printFields(yield* Flags.isJson, line)
+  }, Effect.scoped)
+).pipe(
+  Command.withDescription(
+    Flags.paragraph(
+      "Put every line of an export into the store, which is made if it is missing. At a bad line it",
+      "ends with 1; the lines before it are stored and synced."
+    )
+  ),
+  Command.withShortDescription("Put the lines of an export"),
+  Command.withExamples([
+    { command: "datawal import ./store backup.jsonl" },
+    { command: "gunzip -c backup.jsonl.gz | datawal import ./store -", description: "From a pipe" }
+  ])
+)
+
+export { importCommand as import }

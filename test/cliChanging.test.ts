@@ -1,0 +1,404 @@
+/** The `datawal` command, as the process a user runs: the commands that write, other processes, pipes and terminals. */
+import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import * as ChildProcess from "node:child_process"
+import { once } from "node:events"
+import * as NFS from "node:fs"
+import * as NodePath from "node:path"
+import { pathToFileURL } from "node:url"
+import * as Cli from "./support/cli.ts"
+import { assertClean, assertFails, base64, datawal, fixture, newStore, object, objects } from "./support/cli.ts"
+
+const isLinux = process.platform === "linux"
+
+// Large enough that its listing fills every pipe many times over.
+const big = { store: "", records: 200_000 }
+
+beforeAll(async () => {
+  big.store = await newStore(
+    Array.from({ length: big.records }, (_, index) => ({ type: "Put", key: `key-${index}`, payload: "x".repeat(100) }))
+  )
+})
+
+afterAll(Cli.removeDirectories)
+
+const everyByte = Buffer.from(Array.from({ length: 1_024 }, (_, index) => index % 256))
+
+const newPath = (name: string): string => NodePath.join(Cli.directory(), name)
+
+const files = (directory: string): Array<string> => NFS.readdirSync(directory).sort()
+
+describe.concurrent("writing", Cli.patience, () => {
+  it("put, delete and append print where the record stands, in both forms, and scan finds it there", async () => {
+    const store = newPath("new/store")
+    const put = await datawal(["put", store, "--key", "a", "one"])
+    assertClean(put)
+    assert.strictEqual(put.out, "seg=00000001 off=         0 len=      32 txid=         1\n")
+    const removed = await datawal(["delete", "--json", store, "--key-hex", "61"])
+    const appended = await datawal(["--json", "append", store, "--key-base64", base64("tag"), "two"])
+    assert.deepStrictEqual([object(removed), object(appended)], [
+      { schema: "datawal.cli.v1", kind: "ref", segment: 1, offset: 32, len: 29, txid: 2 },
+      { schema: "datawal.cli.v1", kind: "ref", segment: 1, offset: 61, len: 34, txid: 3 }
+    ])
+    const scan = await datawal(["scan", store, "--json"])
+    assert.deepStrictEqual(
+      objects(scan.out).map(({ key_base64, offset, payload_base64, record_type }) => [
+        record_type,
+        offset,
+        key_base64,
+        payload_base64
+      ]),
+      [
+        ["Put", 0, base64("a"), base64("one")],
+        ["Delete", 32, base64("a"), ""],
+        ["Raw", 61, base64("tag"), base64("two")]
+      ]
+    )
+  })
+
+  it("a value goes in from standard input or a file and comes out byte for byte", async () => {
+    const store = newPath("store")
+    const file = newPath("value")
+    NFS.writeFileSync(file, everyByte)
+    assertClean(await datawal(["put", store, "--key", "stdin", "-"], { input: everyByte }))
+    assertClean(await datawal(["put", store, "--key", "file", "--value-file", file]))
+    assertClean(await datawal(["put", store, "--key", "dash", "--value-file", "-"], { input: "-" }))
+    const read = (key: string) => datawal(["get", store, "--key", key, "--bytes", "raw"])
+    const [stdin, fromFile, dash, json] = await Promise.all([
+      read("stdin"),
+      read("file"),
+      read("dash"),
+      datawal(["get", store, "--key", "stdin", "--json"])
+    ])
+    assert.isTrue(stdin.bytes.equals(everyByte))
+    assert.isTrue(fromFile.bytes.equals(everyByte))
+    assert.strictEqual(dash.out, "-")
+    assert.deepInclude(object(json), { value_base64: everyByte.toString("base64"), value_len: 1_024 })
+  })
+
+  it("a value may be empty, look like a switch's, or like a flag", async () => {
+    const store = newPath("store")
+    const values = [["", ["a", ""]], ["yes", ["a", "--json", "yes"]], ["--json", ["a", "--", "--json"]]] as const
+    for (const [value, [key, ...rest]] of values) {
+      assert.strictEqual((await datawal(["put", store, "--key", key, ...rest])).code, 0)
+      assert.strictEqual((await datawal(["get", store, "--key", key, "--bytes", "raw"])).out, value)
+    }
+  })
+
+  it("a value that passes the limit, or a file that is not there, makes no store", async () => {
+    const store = newPath("store")
+    const endless = await datawal(["put", store, "--key", "a", "--value-file", "/dev/zero"])
+    assertFails(endless, 1, /the limit is 67108864; nothing was written/)
+    assertFails(await datawal(["append", store, "--value-file", newPath("none")]), 1, /cannot read .*: ENOENT/)
+    assertFails(await datawal(["import", store, newPath("none")]), 1, /cannot read .*: ENOENT/)
+    assert.isFalse(NFS.existsSync(store))
+  })
+
+  it("what only looks at or changes a store does not make one of a mistyped name", async () => {
+    const missing = newPath("store")
+    const file = newPath("file")
+    NFS.writeFileSync(file, "")
+    const target = newPath("target")
+    for (
+      const args of [
+        ["scan"],
+        ["get", "--key", "a"],
+        ["verify"],
+        ["export", target],
+        ["compact", target],
+        ["delete", "--key", "a"],
+        ["repair"]
+      ]
+    ) {
+      const [command, ...rest] = args as [string, ...Array<string>]
+      assertFails(await datawal([command, missing, ...rest]), 1, /no such store: .* does not exist/)
+    }
+    assertFails(await datawal(["scan", file]), 1, /no such store: .* is not a directory/)
+    assertFails(await datawal(["get", file, "--key", "a"]), 1, /no such store: .* is not a directory/)
+    assertFails(await datawal(["put", file, "--key", "a", "b"]), 1, /is not a directory/)
+    assertFails(await datawal(["repair", NodePath.dirname(file)]), 1, /holds no segments/)
+    assert.deepStrictEqual(files(NodePath.dirname(missing)), [])
+    assert.deepStrictEqual(files(NodePath.dirname(file)), ["file"])
+    assert.deepStrictEqual(files(NodePath.dirname(target)), [])
+  })
+
+  it("repair cuts a torn tail, keeps a copy, and says what it did", async () => {
+    const store = fixture("torn_in_payload")
+    const torn = NodePath.join(store, "00000001-62.torn")
+    const ran = await datawal(["repair", store, "--json"])
+    assertClean(ran)
+    assert.deepInclude(object(ran), {
+      kind: "repair",
+      records_replayed: 2,
+      tail_truncated: 1,
+      tail_bytes_discarded: 27,
+      tail_segment: 1,
+      tail_offset: 62,
+      tail_reason: "Truncated",
+      torn_file: torn
+    })
+    assert.strictEqual(NFS.statSync(torn).size, 27)
+    const again = await datawal(["repair", store])
+    assert.match(again.out, /^tail_truncated: {7}0\n[^]*^torn_file: {12}-\n/m)
+    assertClean(await datawal(["verify", store]))
+  })
+
+  it("repair refuses what may have been acknowledged and changes nothing, until it is told to cut it", async () => {
+    const store = fixture("mid_active_crc_bad")
+    const segment = NodePath.join(store, "00000001.dwal")
+    const before = NFS.readFileSync(segment)
+    assertFails(await datawal(["repair", store]), 3, /CrcMismatch.*policy prefix/)
+    assert.isTrue(NFS.readFileSync(segment).equals(before))
+    const cut = await datawal(["repair", store, "--policy", "prefix", "--json"])
+    assert.deepInclude(object(cut), { records_replayed: 1, tail_offset: 31, tail_reason: "CrcMismatch" })
+    assertFails(await datawal(["repair", fixture("closed_crc_bad"), "--policy", "prefix"]), 3, /CrcMismatch/)
+  })
+
+  it("a writer that cuts a torn tail says so", async () => {
+    const store = fixture("torn_in_payload")
+    const ran = await datawal(["append", store, "three"])
+    assert.strictEqual(ran.code, 0)
+    assert.match(ran.err, /^datawal: warning: a torn tail of 27 bytes was cut .*00000001-62\.torn\n$/)
+    assertClean(await datawal(["verify", store]))
+  })
+})
+
+describe.concurrent("moving", Cli.patience, () => {
+  it("export, import and export again give the same lines, through files and through pipes", async () => {
+    const directory = Cli.directory()
+    const at = (name: string) => NodePath.join(directory, name)
+    const store = fixture("odd_bytes")
+    const out = await datawal(["export", store, at("deep/out.jsonl"), "--json"])
+    const lines = NFS.readFileSync(at("deep/out.jsonl"))
+    assert.deepStrictEqual(object(out), {
+      schema: "datawal.cli.v1",
+      kind: "export",
+      outfile: at("deep/out.jsonl"),
+      records_written: 3,
+      bytes_written: lines.length
+    })
+    const piped = await datawal(["export", store, "-"])
+    assertClean(piped)
+    assert.isTrue(piped.bytes.equals(lines))
+    const counted = await datawal(["export", store, "-", "--json"])
+    assert.isTrue(counted.bytes.equals(lines))
+    assert.deepInclude(objects(counted.err)[0], { kind: "export", outfile: "-", records_written: 3 })
+
+    const imported = await datawal(["import", at("one"), at("deep/out.jsonl"), "--json"])
+    assert.deepInclude(object(imported), { kind: "import", records_written: 3 })
+    assertClean(await datawal(["import", at("two"), "-"], { input: lines }))
+    assert.isTrue((await datawal(["export", at("one"), "-"])).bytes.equals(lines))
+    assert.isTrue((await datawal(["export", at("two"), "-"])).bytes.equals(lines))
+  })
+
+  it("an import ends at a bad line with its number, and keeps the lines before it", async () => {
+    const store = newPath("store")
+    const line = `{"key_b64":"${base64("a")}","value_b64":"${base64("1")}"}\n`
+    const ran = await datawal(["import", store, "-"], { input: `${line}\nnonsense\n${line}` })
+    assertFails(ran, 1, /line 3: .*; the lines before it are stored/)
+    assert.strictEqual(ran.out, "")
+    assert.strictEqual((await datawal(["get", store, "--key", "a"])).out, "1\n")
+  })
+
+  it("compact writes the live keys into a new store, and never over something that is there", async () => {
+    const store = fixture("delete_tombstone")
+    const target = newPath("target")
+    const ran = await datawal(["compact", store, target, "--json"])
+    assert.deepStrictEqual(object(ran), {
+      schema: "datawal.cli.v1",
+      kind: "compact",
+      target,
+      live_keys: 1,
+      records_written: 1,
+      bytes_written: 34
+    })
+    const before = Cli.contents(target)
+    assertFails(await datawal(["compact", store, target]), 1, /was left as it is: found /)
+    assert.deepStrictEqual(Cli.contents(target), before)
+    assert.strictEqual((await datawal(["get", target, "--key", "alpha"])).out, "3\n")
+    const human = await datawal(["compact", store, newPath("other")])
+    assert.match(human.out, /^target: {10}\S+\nlive_keys: {7}1\nrecords_written: 1\nbytes_written: {3}34\n$/)
+  })
+
+  it("nothing is written into the store that is read, or over what is not a file", async () => {
+    const store = fixture("compacted")
+    const link = newPath("link")
+    NFS.symlinkSync(store, link)
+    const before = Cli.contents(store)
+    assertFails(await datawal(["export", store, NodePath.join(store, "00000001.dwal")]), 1, /is inside the store/)
+    assertFails(await datawal(["export", store, NodePath.join(link, "new", "out")]), 1, /is inside the store/)
+    assertFails(await datawal(["compact", link, NodePath.join(store, "sub")]), 1, /is inside the store/)
+    assertFails(await datawal(["export", store, Cli.directory()]), 1, /not a regular file/)
+    assert.deepStrictEqual(Cli.contents(store), before)
+  })
+
+  it("an export through a symbolic link writes what it leads to and leaves the link", async () => {
+    const real = newPath("real")
+    const link = newPath("link")
+    NFS.writeFileSync(real, "older")
+    NFS.symlinkSync(real, link)
+    assertClean(await datawal(["export", fixture("compacted"), link]))
+    assert.isTrue(NFS.lstatSync(link).isSymbolicLink())
+    assert.strictEqual(NFS.readFileSync(real, "utf8").split("\n").length, 3)
+  })
+})
+
+// A writer that holds the lock, and appends until it is killed.
+const writer = `
+import { Effect } from "effect"
+import * as Log from ${JSON.stringify(pathToFileURL(NodePath.join(NodePath.dirname(Cli.bin), "Log.js")).href)}
+await Effect.runPromise(Effect.scoped(Effect.gen(function*() {
+  const log = yield* Log.make({ directory: process.argv[1], segmentSize: 100_000 })
+  for (let index = 0; ; index++) {
+    yield* log.appendRecord({ type: "Put", key: "key-" + index % 100, payload: "x".repeat(index % 3_000) })
+    if (index === 200) process.stdout.write("ready")
+    if (index % 20 === 0) yield* Effect.sleep(1)
+  }
+})))
+`
+
+describe.concurrent("with other processes", Cli.patience, () => {
+  it("a store that is being written can be looked at, copied, and not written by another", async () => {
+    const store = newPath("store")
+    const { child, ended } = Cli.start(process.execPath, ["--input-type=module", "--eval", writer, store], {
+      cwd: NodePath.dirname(NodePath.dirname(Cli.bin))
+    })
+    try {
+      await Promise.race([once(child.stdout, "data"), ended])
+      const target = newPath("target")
+      const looks = await Promise.all([
+        datawal(["scan", store, "--json"]),
+        datawal(["verify", store]),
+        datawal(["check", store]),
+        datawal(["get", store, "--key", "key-7", "--bytes", "raw"]),
+        datawal(["export", store, "-"]),
+        datawal(["compact", store, target])
+      ])
+      // A record may be caught half written: that is the torn end of a live store.
+      for (const { code, err } of looks) assert.include([0, 2], code, err)
+      const txids = objects(looks[0].out).map(({ txid }) => txid)
+      assert.isAbove(txids.length, 200)
+      assert.deepStrictEqual(txids, txids.map((_, index) => index + 1))
+      assertClean(await datawal(["verify", target]))
+
+      const writes = [["put", "--key", "a", "b"], ["append", "b"], ["delete", "--key", "a"], ["repair"]] as const
+      for (const [command, ...rest] of writes) {
+        const ran = await datawal([command, store, ...rest])
+        assertFails(ran, 1, new RegExp(`is locked by process ${child.pid}; try again`))
+      }
+    } finally {
+      child.kill("SIGKILL")
+    }
+    assert.strictEqual((await ended).signal, "SIGKILL")
+    assert.strictEqual((await datawal(["put", store, "--key", "a", "b"])).code, 0)
+  })
+
+  it("a reader that goes away ends the listing quietly with 0", async () => {
+    for (const args of [["scan"], ["scan", "--json"], ["dump"], ["export", "-"]] as const) {
+      const [command, ...rest] = args
+      const { child, ended } = Cli.startDatawal([command, big.store, ...rest])
+      await once(child.stdout, "data")
+      child.stdout.destroy()
+      const ran = await ended
+      assert.deepStrictEqual([ran.code, ran.signal, ran.err], [0, null, ""])
+    }
+  })
+
+  it("a slow reader holds the listing back and fills no memory, and an interrupt ends it with 130", async () => {
+    const { child, ended } = Cli.startDatawal(["--json", "scan", big.store])
+    await once(child.stdout, "data")
+    child.stdout.pause()
+    await new Promise((resolve) => setTimeout(resolve, 1_000))
+    assert.isNull(child.exitCode)
+    if (isLinux) {
+      const status = NFS.readFileSync(`/proc/${child.pid}/status`, "utf8")
+      const peak_kib = Number(/^VmHWM:\s+(\d+) kB/m.exec(status)?.[1])
+      // Node and Effect take 80 MiB; the listing has 46.
+      assert.isBelow(peak_kib, 200 * 1_024)
+    }
+    child.kill("SIGINT")
+    // Most of the listing is still to come: it cannot end by itself before it is interrupted.
+    child.stdout.resume()
+    const ran = await ended
+    assert.deepStrictEqual([ran.code, ran.err], [130, ""])
+  })
+
+  it("an interrupted import lets go of the lock, and keeps its store sound", async () => {
+    const store = newPath("store")
+    const { child, ended } = Cli.startDatawal(["import", store, "-"])
+    child.stdin.write(`{"key_b64":"${base64("a")}","value_b64":""}\n`)
+    while (!NFS.existsSync(NodePath.join(store, "00000001.dwal"))) {
+      await new Promise((resolve) => setTimeout(resolve, 20))
+    }
+    child.kill("SIGINT")
+    assert.strictEqual((await ended).code, 130)
+    assertClean(await datawal(["put", store, "--key", "b", "2"]))
+    assertClean(await datawal(["verify", store]))
+  })
+
+  it.runIf(isLinux)("output that does not fit is an error, also when the last write was short", async () => {
+    const full = ChildProcess.spawnSync("sh", [
+      "-c",
+      "exec \"$@\" > /dev/full",
+      "sh",
+      process.execPath,
+      Cli.bin,
+      "scan",
+      big.store
+    ])
+    assert.deepStrictEqual([full.status, String(full.stderr)], [
+      1,
+      "datawal: error: cannot write to standard output: ENOSPC\n"
+    ])
+    // A limit of 4,096 bytes on the size of files: Node's own stream would end with 0 and half of the output.
+    const short = await Cli.run("sh", [
+      "-c",
+      "ulimit -f 8; exec \"$@\" > out",
+      "sh",
+      process.execPath,
+      Cli.bin,
+      "scan",
+      big.store,
+      "--limit",
+      "100"
+    ], { cwd: Cli.directory() })
+    assertFails(short, 1, /cannot write to standard output: EFBIG/)
+  })
+})
+
+const hasScript = String(ChildProcess.spawnSync("script", ["--version"]).stdout).includes("util-linux")
+if (!hasScript) process.stderr.write("SKIPPED: the tests on a terminal need `script` of util-linux\n")
+
+describe.skipIf(!hasScript)("on a terminal", Cli.patience, () => {
+  const onTerminal = (command: string): Promise<Cli.Ran> => Cli.run("script", ["-qec", command, "/dev/null"])
+  const node = `'${process.execPath}' '${Cli.bin}'`
+  const hasControls = (text: string): boolean =>
+    Array.from(Buffer.from(text)).some((byte) =>
+      (byte < 0x20 && !"\t\n\r".includes(String.fromCharCode(byte))) || byte > 0x7E
+    )
+
+  it("long work shows a bar while it lasts and leaves the line and the cursor as they were", async () => {
+    const lines = newPath("lines")
+    const line = `{"key_b64":"${base64("a")}","value_b64":""}`
+    // The second line comes a while after the work on the first has begun.
+    const begun = `until [ -e '${lines}/00000001.dwal' ]; do sleep 0.1; done; sleep 2`
+    const ran = await onTerminal(
+      `(echo '${line}'; ${begun}; echo '${line}') | ${node} import '${lines}' -`
+    )
+    assert.strictEqual(ran.code, 0)
+    assert.include(ran.out, "import 0 records")
+    const [, after] = ran.out.split("\u001B[?25h")
+    assert.match(after!.slice(after!.lastIndexOf("\u001B[2K") + 4), /^records_written: 2\r\n/)
+    // The same work into a pipe says nothing.
+    const piped = await datawal(["verify", big.store])
+    assertClean(piped)
+    assert.isFalse(hasControls(piped.out))
+  })
+
+  it("raw bytes are not written to a terminal", async () => {
+    const store = await newStore([{ type: "Put", key: "a", payload: "\u001B[2J" }])
+    const ran = await onTerminal(`${node} get '${store}' --key a --bytes raw`)
+    assert.strictEqual(ran.code, 0)
+    assert.match(ran.out, /the value is binary, 4 bytes/)
+    assert.isFalse(hasControls(ran.out))
+  })
+})
