@@ -121,8 +121,10 @@ export const frames = (directory: string, options: FramesOptions): Stream.Stream
     const { from, to } = options
     const ids = options.segments.filter((id) => id >= (from?.segment ?? 0) && id <= (to?.segment ?? segment_max))
     const active = options.segments.at(-1)
-    // The txid of the last valid record: what makes a frame behind the damage a later one.
-    const progress = { txid: 0 }
+    const progress: Progress = {
+      txid: from === undefined ? 0 : undefined,
+      before: from === undefined ? Effect.succeed(0) : lastTxidBefore(directory, options.segments, from)
+    }
     return Stream.flatMap(Stream.fromIterable(ids), (id) =>
       segmentFrames(directory, {
         id,
@@ -132,6 +134,31 @@ export const frames = (directory: string, options: FramesOptions): Stream.Stream
         chunkSize: options.chunkSize ?? chunk_bytes_default
       }, progress))
   })
+
+/** The txid of the last valid record, which makes a frame behind damage a later one; looked for when it is needed. */
+interface Progress {
+  txid: number | undefined
+  readonly before: Effect.Effect<number, IoError>
+}
+
+const lastTxidBefore = Effect.fnUntraced(function*(
+  directory: string,
+  segments: ReadonlyArray<number>,
+  place: Position
+): Effect.fn.Return<number, IoError> {
+  for (const id of segments.filter((id) => id <= place.segment).reverse()) {
+    let txid = 0
+    const to = id === place.segment ? place : undefined
+    yield* Stream.runForEachArray(frames(directory, { segments: [id], to }), (records) =>
+      Effect.sync(() => {
+        txid = records.at(-1)?.txid ?? txid
+      })).pipe(
+        Effect.catchTag("Damage", () => Effect.void)
+      )
+    if (txid > 0) return txid
+  }
+  return 0
+})
 
 interface SegmentScan {
   readonly id: number
@@ -152,7 +179,7 @@ interface Chunk {
 const segmentFrames = (
   directory: string,
   scan: SegmentScan,
-  progress: { txid: number }
+  progress: Progress
 ): Stream.Stream<Frame.LogRecord, IoError | Damage> =>
   Stream.unwrap(Effect.gen(function*() {
     const disk = yield* Disk.Disk
@@ -180,7 +207,7 @@ const readChunk = Effect.fnUntraced(function*(
 class SegmentReader {
   readonly #file: Disk.DiskFile
   readonly #scan: SegmentScan
-  readonly #progress: { txid: number }
+  readonly #progress: Progress
   readonly #scope: Scope.Scope
   /** Where the file ended when it was opened: what a live writer adds later is not looked at. */
   #size: number
@@ -193,7 +220,7 @@ class SegmentReader {
     file: Disk.DiskFile,
     scan: SegmentScan,
     size: number,
-    progress: { txid: number },
+    progress: Progress,
     scope: Scope.Scope
   ) {
     this.#file = file
@@ -276,9 +303,10 @@ class SegmentReader {
       : stop(at, 0)
   }
 
-  // Records tend to be of a size: a chunk that holds at least two of the last one's needs no second read.
+  // Records tend to be of a size: a chunk that holds one more of the last one's needs no second read.
   #readAhead(records: ReadonlyArray<Frame.LogRecord>): Effect.Effect<void> {
-    const length = Math.max(this.#scan.chunkSize, 2 * (records.at(-1)?.len ?? 0))
+    const last_bytes = records.at(-1)?.len ?? 0
+    const length = Math.max(this.#scan.chunkSize, Math.min(2 * last_bytes, this.#scan.chunkSize + last_bytes))
     return Effect.map(
       Effect.forkIn(this.#read(length), this.#scope, { startImmediately: true }),
       (fiber) => {
@@ -308,7 +336,8 @@ class SegmentReader {
     damaged: Damaged
   ): Effect.fn.Return<void, IoError> {
     const { closed, id } = this.#scan
-    const where = { segment: id, size: this.#size, closed, txid: this.#progress.txid }
+    const txid = closed ? 0 : this.#progress.txid ?? (yield* this.#progress.before)
+    const where = { segment: id, size: this.#size, closed, txid }
     const damage = yield* classify(this.#file, where, damaged)
     if (!closed && damage.verdict !== "Torn" && this.#changes < changes_max) {
       const size = yield* this.#file.size

@@ -1,4 +1,4 @@
-/** Steps 4 and 5: overwrite and delete, compact, export, import; each answer is compared with what it should be. */
+/** Steps 3 and 4: overwrite and delete, compact, export, import; each answer is compared with what it should be. */
 import { Export, Kv, type Log } from "effect-datawal"
 import * as Effect from "effect/Effect"
 import * as FileSystem from "effect/FileSystem"
@@ -59,7 +59,11 @@ export const compact = Effect.fnUntraced(function*(
   yield* Events.record(events, "compacted", { bytes: compacted.bytes_written })
   const reader = yield* Kv.makeReader({ directory: target })
   const comparison = yield* Compare.withSource(reader, source, expected)
-  return { before, after: yield* reader.statistics, ...comparison }
+  return {
+    before,
+    after: yield* reader.statistics,
+    comparison: yield* Compare.andNoMore(comparison, reader, expected.length)
+  }
 }, Effect.scoped)
 
 export const exportAndImport = Effect.fnUntraced(function*(

@@ -73,6 +73,21 @@ export const withSource = Effect.fnUntraced(function*(
 
 const same = (bytes: Uint8Array): Uint8Array => bytes
 
+export const sum = (comparisons: ReadonlyArray<Comparison>): Comparison => ({
+  compared: comparisons.reduce((total, { compared }) => total + compared, 0),
+  bytes: comparisons.reduce((total, { bytes }) => total + bytes, 0),
+  changed: comparisons.reduce((total, { changed }) => total + changed, 0),
+  differences: comparisons.flatMap(({ differences }) => differences)
+})
+
+/** Adds that a store has no keys but the expected ones. */
+export const andNoMore = (comparison: Comparison, kv: Kv.KvRead, keys: number): Effect.Effect<Comparison> =>
+  Effect.map(kv.size, (size) =>
+    size === keys ? comparison : {
+      ...comparison,
+      differences: [...comparison.differences, { key: "(all)", what: `${size} keys instead of ${keys}` }]
+    })
+
 /** Compares two stores: every key of the first, and that the second has no others. */
 export const stores = Effect.fnUntraced(function*(
   first: Kv.KvRead,

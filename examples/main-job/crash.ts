@@ -1,6 +1,7 @@
 /**
- * Step 2: a process that writes into the store is killed with SIGKILL at a random moment, again and again until a kill has cut
- * a record in two, and each time the store is opened, mended and compared with what the process had said before it died.
+ * Step 2: a process that writes into the store is killed with SIGKILL at a random moment, again and again until a kill
+ * has cut a record in two, and each time the store is opened, mended and compared with what the process had said before
+ * it died.
  */
 import { type Errors, Kv, type Log } from "effect-datawal"
 import * as Clock from "effect/Clock"
@@ -14,7 +15,7 @@ import * as Stream from "effect/Stream"
 import * as NodePath from "node:path"
 import { fileURLToPath } from "node:url"
 import { type Difference, type Expected, withSource } from "./compare.ts"
-import { copyKey } from "./copies.ts"
+import { copyValue, parseCopyKey } from "./copies.ts"
 import * as Events from "./events.ts"
 import { keyOf } from "./load.ts"
 import type { SourceFile, SourceReader } from "./source.ts"
@@ -36,68 +37,84 @@ export interface Kill {
 }
 
 /** Always so many kills, and then on until a tail was torn, a number of kills or a time is reached. */
-export const kills_min = 3
-const kills_max = 25
-const kills_ms_max = 20_000
+const kills_min = 3
+const kills_max = 20
+const kills_ms_max = 15_000
 
-const delay_ms_max = 60
+/** The first kill comes at most so long after the first write, each later one at most so much later … */
+const delay_ms_step = 100
+const delay_ms_max = 300
+
+/** … and then at any moment of the next large write, which with all that goes before it takes about this long. */
+const written_bytes_a_ms = 400_000
 
 const writer = NodePath.join(NodePath.dirname(fileURLToPath(import.meta.url)), "writer.js")
 
-const runAndKill = (store: string, prefix: string) =>
+const runAndKill = (store: string, round: string, latest_ms: number) =>
   Effect.scoped(Effect.gen(function*() {
     const acknowledged = { written: 0, synced: 0 }
-    const child = yield* ChildProcess.make(process.execPath, [writer, store, prefix], {
+    const child = yield* ChildProcess.make(process.execPath, [writer, store, round], {
       stdin: "ignore",
       stderr: "inherit"
     })
-    const writing = yield* Deferred.make<void>()
+    // Done with the bytes of the next large write when that begins.
+    let begun = yield* Deferred.make<number>()
     const listening = yield* Effect.forkScoped(
       child.stdout.pipe(
         Stream.decodeText,
         Stream.splitLines,
         Stream.runForEach((line) => {
-          const [what, copies] = line.split(" ")
-          if (what === "written" || what === "synced") acknowledged[what] = Number(copies)
-          return Deferred.succeed(writing, undefined)
+          const [what, number] = line.split(" ")
+          if (what === "written" || what === "synced") acknowledged[what] = Number(number)
+          if (what !== "writing") return Effect.void
+          const told = begun
+          begun = Deferred.makeUnsafe()
+          return Deferred.succeed(told, Number(number))
         })
       )
     )
     yield* Effect.raceFirst(
-      Deferred.await(writing),
+      Deferred.await(begun),
       Effect.andThen(child.exitCode, (code) =>
         Effect.fail(new WriterEnded({ message: `the writer ended by itself (${code})` })))
     )
-    const after_ms = yield* Random.nextIntBetween(0, delay_ms_max)
+    const after_ms = yield* Random.nextIntBetween(0, latest_ms)
     yield* Effect.sleep(after_ms)
+    const next = yield* Effect.timeoutOption(Deferred.await(begun), delay_ms_max)
+    const bytes = next._tag === "Some" ? next.value : 0
+    yield* Effect.sleep(yield* Random.nextBetween(0, bytes / written_bytes_a_ms))
     yield* child.kill({ killSignal: "SIGKILL" })
     yield* Fiber.join(listening)
     return { ...acknowledged, after_ms }
   }))
 
-/** The copies of a round that are in the store must be the first ones, at least those acknowledged, and whole. */
+/** The copies of a round that are in the store must be the first ones, whole, and at least those acknowledged. */
 const examine = Effect.fnUntraced(function*(
   kv: Kv.Kv["Service"],
   source: SourceReader,
-  files: ReadonlyArray<SourceFile>,
-  prefix: string,
+  files: ReadonlyMap<string, SourceFile>,
+  round: string,
   acknowledged: { readonly written: number; readonly synced: number }
 ): Effect.fn.Return<Omit<Kill, "after_ms" | "report">, Errors.IoError | Errors.CorruptSegment> {
-  const found = yield* Stream.runCount(kv.keys({ prefix: `${prefix}/` }))
-  const expected = (function*(): Generator<Expected> {
-    for (let index = 0; index < Math.max(found, acknowledged.written); index++) {
-      const file = files[index % files.length]
-      if (file !== undefined) yield { key: copyKey(prefix, index, keyOf(file)), file }
-    }
-  })()
-  return { ...acknowledged, found, ...yield* withSource(kv, source, expected) }
+  const expected: Array<Expected> = []
+  const differences: Array<Difference> = []
+  yield* Stream.runForEach(kv.keys({ prefix: `${round}/`, ordered: true }), (bytes) =>
+    Effect.sync(() => {
+      const key = text.decode(bytes)
+      const copy = parseCopyKey(key)
+      const file = files.get(copy.of)
+      if (file === undefined || copy.index !== expected.length) differences.push({ key, what: "not expected" })
+      else expected.push({ key, file, value: (source) => copyValue(copy, source) })
+    }))
+  const found = expected.length
+  if (found < acknowledged.written) {
+    differences.push({ key: `${round}/`, what: `${found} of ${acknowledged.written} acknowledged copies` })
+  }
+  const comparison = yield* withSource(kv, source, expected)
+  return { ...acknowledged, found, ...comparison, differences: [...differences, ...comparison.differences] }
 })
 
-/** As the writer goes through them: in ascending order of the keys' bytes. */
-const inKeyOrder = (files: ReadonlyArray<SourceFile>): ReadonlyArray<SourceFile> =>
-  files.map((file) => [Buffer.from(keyOf(file)), file] as const)
-    .sort(([a], [b]) => Buffer.compare(a, b))
-    .map(([, file]) => file)
+const text = new TextDecoder()
 
 export const crash = Effect.fnUntraced(function*(
   store: string,
@@ -105,7 +122,7 @@ export const crash = Effect.fnUntraced(function*(
   files: ReadonlyArray<SourceFile>,
   events: Log.Log["Service"]
 ) {
-  const ordered = inKeyOrder(files)
+  const byKey = new Map(files.map((file) => [keyOf(file), file]))
   const started = yield* Clock.currentTimeMillis
   const kills: Array<Kill> = []
   const isEnough = (now: number) =>
@@ -113,17 +130,17 @@ export const crash = Effect.fnUntraced(function*(
     (kills.some(({ report }) => report.tail_truncated === 1) || kills.length >= kills_max ||
       now - started > kills_ms_max)
   while (!isEnough(yield* Clock.currentTimeMillis)) {
-    const prefix = `kill-${kills.length + 1}`
-    const acknowledged = yield* runAndKill(store, prefix)
-    yield* Events.record(events, "killed a writer", { note: prefix })
+    const round = `kill-${kills.length + 1}`
+    const acknowledged = yield* runAndKill(store, round, Math.min(delay_ms_max, delay_ms_step * (kills.length + 1)))
+    yield* Events.record(events, "killed a writer", { note: round })
     const kill = yield* Effect.scoped(Effect.gen(function*() {
       const kv = yield* Kv.make({ directory: store })
-      const examined = yield* examine(kv, source, ordered, prefix, acknowledged)
+      const examined = yield* examine(kv, source, byKey, round, acknowledged)
       return { ...examined, after_ms: acknowledged.after_ms, report: kv.report }
     }))
     yield* Events.record(events, kill.report.tail_truncated === 1 ? "cut a torn tail" : "found no torn tail", {
       bytes: kill.report.tail_bytes_discarded,
-      note: prefix
+      note: round
     })
     kills.push(kill)
   }

@@ -6,6 +6,7 @@ import * as NodeModule from "node:module"
 import * as NodeOS from "node:os"
 import * as NodePath from "node:path"
 import * as NodeUtil from "node:util"
+import { hasFile } from "./source.ts"
 
 export const usage = `usage: npm start -- [DIR] [--out DIR]
 
@@ -55,6 +56,10 @@ const reasonOf = (cause: Error & { readonly code?: string }): string =>
     ? "not a directory"
     : cause.message
 
+// npm runs a script in the package's own directory, and says here where the user was.
+const asTyped = (path: string): string =>
+  NodePath.resolve(process.env["npm_lifecycle_event"] === "start" ? process.env["INIT_CWD"] ?? "" : "", path)
+
 /** `undefined` when only help was asked for. */
 export const resolve = Effect.fnUntraced(function*(
   args: ReadonlyArray<string>
@@ -62,10 +67,13 @@ export const resolve = Effect.fnUntraced(function*(
   const parsed = yield* parse(args)
   if (parsed.help) return undefined
   const asked = parsed.source ?? installedEffect()
-  const source = yield* attempt(asked, () => NFS.realpath(asked))
+  const source = yield* attempt(asked, () => NFS.realpath(asTyped(asked)))
   const stats = yield* attempt(asked, () => NFS.stat(source))
   if (!stats.isDirectory()) return yield* new Refused({ message: `${asked}: not a directory` })
   yield* attempt(asked, () => NFS.access(source, NFS.constants.R_OK | NFS.constants.X_OK))
+  if (!(yield* Effect.promise(() => hasFile(source)))) {
+    return yield* new Refused({ message: `${asked}: there is no file to load` })
+  }
   return { source, out: yield* makeOut(parsed.out) }
 })
 
@@ -74,10 +82,11 @@ const makeOut = Effect.fnUntraced(function*(asked: string | undefined): Effect.f
     const prefix = NodePath.join(NodeOS.tmpdir(), "effect-datawal-")
     return yield* attempt(prefix, async () => NFS.realpath(await NFS.mkdtemp(prefix)))
   }
-  yield* attempt(asked, () => NFS.mkdir(asked, { recursive: true }))
-  const [first] = yield* attempt(asked, () => NFS.readdir(asked))
+  const path = asTyped(asked)
+  yield* attempt(asked, () => NFS.mkdir(path, { recursive: true }))
+  const [first] = yield* attempt(asked, () => NFS.readdir(path))
   if (first !== undefined) {
     return yield* new Refused({ message: `${asked}: not empty (it holds ${first}); --out takes a new directory` })
   }
-  return yield* attempt(asked, () => NFS.realpath(asked))
+  return yield* attempt(asked, () => NFS.realpath(path))
 })

@@ -45,6 +45,12 @@ async function* walk(root: string, relative: string, except: string, skipped: Sk
   }
 }
 
+/** Whether there is any regular file at all. */
+export const hasFile = async (root: string): Promise<boolean> => {
+  for await (const _ of walk(root, "", root, new Skipped())) return true
+  return false
+}
+
 type Reading = { readonly file: SourceFile; readonly bytes: Uint8Array } | Skip
 
 // A link or a pipe that has taken the file's place since the walk must not be followed, or waited for.

@@ -20,6 +20,9 @@ const chunk_bytes = 65_536
 
 const magicBytes = Buffer.from("DWAL", "latin1")
 
+// Candidates tried or decided in one step, a few milliseconds of work, before other fibers get their turn.
+const step_events_max = 2_048
+
 /** Of `bytes[from, size)`, the frames whose txid is above `txid`. */
 export const countLaterFrames = Effect.fnUntraced(function*(
   file: Disk.DiskFile,
@@ -30,49 +33,78 @@ export const countLaterFrames = Effect.fnUntraced(function*(
   const candidates = new Candidates()
   let base = from
   let crc = 0
-  while (size - base >= Frame.overhead_bytes) {
+  while (base < size) {
     const bytes = Buffer.allocUnsafe(Math.min(chunk_bytes, size - base))
     const length = yield* Disk.readFully(file, bytes, 0, bytes.length, base)
     const last = length < bytes.length || base + length >= size
     // A header, and a checksum, must lie in one chunk: the next one starts a little before this one ends.
     const until = last ? length : length - Frame.header_bytes
-    crc = pass(candidates, bytes.subarray(0, length), base, until, crc, size, txid)
+    const pass = new Pass(candidates, bytes.subarray(0, length), { base, until, crc, size, txid })
+    while (!pass.step()) yield* Effect.yieldNow
+    crc = pass.crc
     if (last) break
     base += until
   }
   return candidates.finish()
 })
 
-/**
- * Visits, in order, each frame start and each candidate's checksum in `bytes[0, until)`; returns the running
- * checksum.
- */
-const pass = (
-  candidates: Candidates,
-  bytes: Buffer,
-  base: number,
-  until: number,
-  crc: number,
-  size: number,
-  txid: number
-): number => {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-  let at = 0
-  let start = nextStart(bytes, 0, until)
-  for (;;) {
-    const check = candidates.nextCheck() - base
-    const event = Math.min(start, check, until)
-    crc = crc32c(bytes, at, event, crc)
-    at = event
-    if (event === until) return crc
-    if (check === event) candidates.resolve(crc, view.getUint32(event, true))
-    if (start === event) {
-      const length = Frame.inspect(view, event, bytes.length)
-      if (length > 0 && base + event + length <= size && Frame.txidAt(view, event) > txid) {
-        candidates.open(base + event, length, crc)
-      }
-      start = nextStart(bytes, event + 1, until)
+/** Visits, in order, each frame start and each candidate's checksum in `bytes[0, until)`, with the running checksum. */
+class Pass {
+  readonly #candidates: Candidates
+  readonly #bytes: Buffer
+  readonly #view: DataView
+  readonly #base: number
+  readonly #until: number
+  readonly #size: number
+  readonly #txid: number
+  #at = 0
+  #start: number
+  crc: number
+
+  constructor(
+    candidates: Candidates,
+    bytes: Buffer,
+    options: {
+      readonly base: number
+      readonly until: number
+      readonly crc: number
+      readonly size: number
+      readonly txid: number
     }
+  ) {
+    this.#candidates = candidates
+    this.#bytes = bytes
+    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+    this.#base = options.base
+    this.#until = options.until
+    this.#size = options.size
+    this.#txid = options.txid
+    this.#start = nextStart(bytes, 0, options.until)
+    this.crc = options.crc
+  }
+
+  /** Does a bounded amount of work: whether all is done. */
+  step(): boolean {
+    const candidates = this.#candidates
+    for (let events = 0; events < step_events_max; events++) {
+      const check = candidates.nextCheck() - this.#base
+      const event = Math.min(this.#start, check, this.#until)
+      this.crc = crc32c(this.#bytes, this.#at, event, this.crc)
+      this.#at = event
+      if (event === this.#until) return true
+      if (check === event) candidates.resolve(this.crc, this.#view.getUint32(event, true))
+      else this.#tryStart(event)
+    }
+    return false
+  }
+
+  #tryStart(at: number): void {
+    const length = Frame.inspect(this.#view, at, this.#bytes.length)
+    const start = this.#base + at
+    if (length > 0 && start + length <= this.#size && Frame.txidAt(this.#view, at) > this.#txid) {
+      this.#candidates.open(start, length, this.crc)
+    }
+    this.#start = nextStart(this.#bytes, at + 1, this.#until)
   }
 }
 
@@ -112,13 +144,12 @@ class Candidates {
     return this.#heap[0]?.check ?? Number.POSITIVE_INFINITY
   }
 
-  /** Decides every candidate whose checksum stands here. */
+  /** Decides the candidate whose checksum stands here: one of them, if there are more. */
   resolve(crc: number, stored: number): void {
-    const check = this.nextCheck()
-    for (let first = this.#heap[0]; first !== undefined && first.check === check; first = this.#heap[0]) {
-      first.valid = ((crc ^ shift(first.crc, check - first.start)) >>> 0) === stored
-      this.#pop()
-    }
+    const first = this.#heap[0]
+    if (first === undefined) return
+    first.valid = ((crc ^ shift(first.crc, first.check - first.start)) >>> 0) === stored
+    this.#pop()
     this.#drain(false)
   }
 

@@ -154,21 +154,22 @@ const syncDirectory = (path: string): Effect.Effect<void, IoError> =>
   )
 
 const list: DiskService["list"] = (path) =>
-  Effect.flatMap(
+  Effect.map(
     pooled<Array<NFS.Dirent>>("list", path, (done) => NFS.readdir(path, { withFileTypes: true }, done)),
     (entries) =>
-      Effect.try({
-        try: () =>
-          entries.map((entry) => ({ name: entry.name, isFile: isFile(path, entry), isLink: entry.isSymbolicLink() })),
-        catch: (cause) => ioError("stat", path, cause)
-      })
+      entries.map((entry) => ({ name: entry.name, isFile: isFile(path, entry), isLink: entry.isSymbolicLink() }))
   )
 
-// A directory entry may not know its type, and a symbolic link to a segment counts as that segment.
-const isFile = (directory: string, entry: NFS.Dirent): boolean =>
-  entry.isFile() ||
-  (!entry.isDirectory() &&
-    NFS.statSync(Path.join(directory, entry.name), { throwIfNoEntry: false })?.isFile() === true)
+// A directory entry may not know its type, and a symbolic link to a segment counts as that segment. A link that leads
+// nowhere is no file; of one that may not be followed it is for the open to say so, rather than to overlook a segment.
+const isFile = (directory: string, entry: NFS.Dirent): boolean => {
+  if (entry.isFile() || entry.isDirectory()) return entry.isFile()
+  try {
+    return NFS.statSync(Path.join(directory, entry.name), { throwIfNoEntry: false })?.isFile() === true
+  } catch (cause) {
+    return ioError("stat", directory, cause).code !== "ELOOP"
+  }
+}
 
 export const nodeDisk: DiskService = {
   open,

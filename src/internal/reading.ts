@@ -31,7 +31,7 @@ export const framesFrom = (
     ? Stream.unwrap(Effect.map(locate(directory, bounds.segments, from.txid), (segment) =>
       Stream.dropWhile(
         Recovery.frames(directory, { ...bounds, from: { segment, offset: 0 } }),
-        (record) => record.txid < from.txid
+        (record) => !(record.txid >= from.txid)
       )))
     : Stream.unwrap(Effect.as(
       checkPlace(directory, from, bounds),
@@ -42,7 +42,7 @@ export const framesFrom = (
       )
     ))
 
-// The only failure at the very place asked for that is the caller's: no frame starts there.
+// The one failure that is the caller's: no frame starts where it asked to start, though one may have seemed to.
 const misplaced = Effect.fnUntraced(function*(
   directory: string,
   from: Recovery.Position,
@@ -50,7 +50,7 @@ const misplaced = Effect.fnUntraced(function*(
   damage: Damage
 ): Effect.fn.Return<InvalidPosition | Damage, IoError> {
   const atPlace = damage.segment === from.segment && damage.offset === from.offset
-  return atPlace && !(yield* isBoundary(directory, from, bounds))
+  return (atPlace || damage.verdict !== "Torn") && !(yield* isBoundary(directory, from, bounds))
     ? invalidPosition(directory, from)
     : damage
 })
@@ -61,8 +61,9 @@ const checkPlace = Effect.fnUntraced(function*(
   bounds: Bounds
 ): Effect.fn.Return<void, IoError | InvalidPosition> {
   const { offset, segment } = from
+  if (!Number.isSafeInteger(segment) || !Number.isSafeInteger(offset)) return yield* invalidPosition(directory, from)
   if (offset === 0) return
-  const known = Number.isSafeInteger(offset) && offset > 0 && bounds.segments.includes(segment) &&
+  const known = offset > 0 && bounds.segments.includes(segment) &&
     (bounds.to === undefined || segment < bounds.to.segment || offset <= bounds.to.offset)
   if (known && offset <= (yield* sizeOf(directory, segment))) return
   return yield* invalidPosition(directory, from)
@@ -129,8 +130,12 @@ const isOtherRecord = Effect.fnUntraced(function*(
 ): Effect.fn.Return<boolean, IoError> {
   if (!(yield* isBoundary(directory, place, { chunkSize }))) return true
   const there = Stream.runHead(Recovery.frames(directory, { segments: [place.segment], from: place, chunkSize }))
-  const record = yield* Effect.catchTag(there, "Damage", () => Effect.succeedNone)
-  return Option.isSome(record) && record.value.len !== place.len
+  let damaged = false
+  const record = yield* Effect.catchTag(there, "Damage", () => {
+    damaged = true
+    return Effect.succeedNone
+  })
+  return Option.isNone(record) ? !damaged : record.value.len !== place.len
 })
 
 /** The last segment whose first record is not behind the txid: the one to start in. */
@@ -149,12 +154,13 @@ const locate = Effect.fnUntraced(function*(
   return found
 })
 
+// Of a frame whose checksum holds: a damaged header must not send the reader past valid records.
 const firstTxid = (directory: string, segment: number): Effect.Effect<number | undefined, IoError> =>
-  Effect.scoped(Effect.gen(function*() {
-    const disk = yield* Disk.Disk
-    const file = yield* Disk.openScoped(disk, Recovery.segmentPath(directory, segment), "read")
-    const bytes = new Uint8Array(Frame.header_bytes)
-    const count = yield* Disk.readFully(file, bytes, 0, bytes.length, 0)
-    const view = new DataView(bytes.buffer)
-    return Frame.inspect(view, 0, count) > 0 ? Frame.txidAt(view, 0) : undefined
-  }))
+  Recovery.frames(directory, { segments: [segment], chunkSize: first_chunk_bytes }).pipe(
+    Stream.runHead,
+    Effect.map(Option.map((record) => record.txid)),
+    Effect.map(Option.getOrUndefined),
+    Effect.catchTag("Damage", () => Effect.succeed(undefined))
+  )
+
+const first_chunk_bytes = 4_096

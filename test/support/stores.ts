@@ -1,6 +1,7 @@
 /**
- * Hand-made stores on real disks, and an encoder and a parser of frames that share nothing with `src/`: written from the
- * format's table alone, with the checksum a bit at a time. What they and the library agree on, two programs agree on.
+ * Hand-made stores on real disks, and an encoder and a parser of frames that share nothing with `src/`: written from
+ * the format's table alone, with the checksum a bit at a time. What they and the library agree on, two programs agree
+ * on.
  */
 import { assert } from "@effect/vitest"
 import { Effect, Stream } from "effect"
@@ -178,8 +179,8 @@ export const segmentName = (id: number): string => `${String(id).padStart(8, "0"
 
 export const tornName = (id: number, offset: number): string => `${String(id).padStart(8, "0")}-${offset}.torn`
 
-// Tests open stores thousands of times, and an fsync on a real disk takes milliseconds. What it makes durable no test in this
-// process can tell; the calls are the same.
+// Tests open stores thousands of times, and an fsync on a real disk takes milliseconds. What it makes durable no test
+// in this process can tell; the calls are the same.
 const memory_directory = "/dev/shm"
 
 const root = ((): string => {

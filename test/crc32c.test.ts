@@ -1,0 +1,177 @@
+/**
+ * The checksum, in both implementations: one function, whatever the length, the alignment and the way it is cut up.
+ */
+import { assert, describe, it } from "@effect/vitest"
+import { Arbitrary, Schema } from "effect"
+import * as Module from "node:module"
+import { bySize, type Checksum, crc32c, loadNative, nativeFrom_bytes, portable, shift } from "../src/internal/crc32c.ts"
+import { concat, crc32cBitwise, noise, utf8, zeros } from "./support/stores.ts"
+
+const native = loadNative(Module.createRequire(import.meta.url))
+
+const of = (checksum: Checksum, bytes: Uint8Array): number => checksum(bytes, 0, bytes.length, 0)
+
+const implementations: ReadonlyArray<{ readonly name: string; readonly checksum: Checksum }> = [
+  { name: "portable", checksum: portable },
+  { name: "native", checksum: native ?? (() => assert.fail("the native addon is not installed")) },
+  { name: "by size", checksum: bySize(native) },
+  { name: "by size without native", checksum: bySize(undefined) },
+  { name: "exported", checksum: crc32c }
+]
+
+const bytes = Arbitrary.map(
+  Arbitrary.array(Arbitrary.schema(Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 255 }))), {
+    maxLength: 3000
+  }),
+  (array) => Uint8Array.from(array)
+)
+const fraction = Arbitrary.schema(Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 1000 })))
+
+describe.each(implementations)("$name", ({ checksum }) => {
+  it("gives the check value of the standard", () => {
+    assert.strictEqual(of(checksum, utf8("123456789")), 0xE3069283)
+  })
+
+  it("gives the vectors of RFC 3720", () => {
+    assert.strictEqual(of(checksum, zeros(32)), 0x8A9136AA)
+    assert.strictEqual(of(checksum, zeros(32).fill(0xFF)), 0x62A8AB43)
+    assert.strictEqual(of(checksum, Uint8Array.from({ length: 32 }, (_, index) => index)), 0x46DD794E)
+    assert.strictEqual(of(checksum, Uint8Array.from({ length: 32 }, (_, index) => 31 - index)), 0x113FDB5C)
+  })
+
+  it("is zero for no bytes, and the seed for no more bytes", () => {
+    assert.strictEqual(checksum(zeros(0), 0, 0, 0), 0)
+    assert.strictEqual(checksum(utf8("123"), 2, 2, 0xE3069283), 0xE3069283)
+  })
+
+  it("is an unsigned 32-bit number that agrees with the definition at every length around the switch-over", () => {
+    const data = noise(nativeFrom_bytes * 2 + 64)
+    for (let length = 0; length <= nativeFrom_bytes + 40; length++) {
+      const value = checksum(data, 0, length, 0)
+      assert.isTrue(Number.isInteger(value) && value >= 0 && value <= 0xFFFFFFFF)
+      assert.strictEqual(value, crc32cBitwise(data.subarray(0, length)))
+    }
+    assert.strictEqual(of(checksum, data), crc32cBitwise(data))
+  })
+
+  it("does not depend on where the bytes lie", () => {
+    const data = noise(1000, 3)
+    for (const length of [0, 1, 7, 8, 9, 63, nativeFrom_bytes - 1, nativeFrom_bytes, nativeFrom_bytes + 1, 900]) {
+      const wanted = crc32cBitwise(data.subarray(0, length))
+      for (let at = 0; at < 17; at++) {
+        const around = noise(at + length + 5, 9)
+        around.set(data.subarray(0, length), at)
+        assert.strictEqual(checksum(around, at, at + length, 0), wanted)
+        assert.strictEqual(checksum(around.subarray(at), 0, length, 0), wanted)
+        assert.strictEqual(checksum(Buffer.from(around.buffer, at, length), 0, length, 0), wanted)
+      }
+    }
+  })
+
+  it.prop("goes on from a seed as if it had never stopped", [bytes, fraction], ([data, cut]) => {
+    const at = Math.floor(data.length * cut / 1000)
+    assert.strictEqual(
+      checksum(data, at, data.length, checksum(data, 0, at, 0)),
+      crc32cBitwise(data)
+    )
+  }, { arbitrary: { runs: 100, size: 1500 } })
+})
+
+describe("shift", () => {
+  it.prop(
+    "is what makes the checksum of two pieces out of the checksums of each",
+    [bytes, bytes],
+    ([a, b]) => {
+      assert.strictEqual(
+        (shift(crc32cBitwise(a), b.length) ^ crc32cBitwise(b)) >>> 0,
+        crc32cBitwise(concat(a, b))
+      )
+    },
+    { arbitrary: { runs: 200, size: 1500 } }
+  )
+
+  it.prop(
+    "adds up: by m and then by n is by m + n",
+    [
+      Arbitrary.schema(Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 0xFFFFFFFF }))),
+      Arbitrary.schema(Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 0x7FFFFFFF }))),
+      Arbitrary.schema(Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 0x7FFFFFFF })))
+    ],
+    ([crc, m, n]) => {
+      assert.strictEqual(shift(shift(crc, m), n), shift(crc, m + n))
+    },
+    { arbitrary: { runs: 300 } }
+  )
+
+  it("by nothing changes nothing", () => {
+    for (const crc of [0, 1, 0x80000000, 0xE3069283, 0xFFFFFFFF]) assert.strictEqual(shift(crc, 0), crc)
+  })
+
+  it("holds at the lengths of the longest frames, at every power of two, and is unsigned", () => {
+    const a = crc32cBitwise(utf8("head"))
+    for (const length of [1, 2, 4, 8, 511, 512, 65_535, 65_536, 1 << 20, (1 << 20) + 1, 28 + 65_536 + 67_108_864]) {
+      const b = zeros(length)
+      const both = crc32c(b, 0, length, a)
+      const shifted = shift(a, length)
+      assert.isTrue(shifted >= 0)
+      assert.strictEqual((shifted ^ crc32c(b, 0, length, 0)) >>> 0, both)
+    }
+  })
+})
+
+describe("loadNative", () => {
+  it("finds the addon of this platform", () => {
+    assert.isDefined(native)
+  })
+
+  const broken: ReadonlyArray<{ readonly why: string; readonly load: (name: string) => unknown }> = [
+    {
+      why: "cannot be loaded",
+      load: () => {
+        throw new Error("Cannot find native binding")
+      }
+    },
+    { why: "has no such function", load: () => ({}) },
+    { why: "is nothing", load: () => undefined },
+    { why: "computes something else", load: () => ({ crc32c: () => 0 }) },
+    {
+      why: "throws when it is called",
+      load: () => ({
+        crc32c: () => {
+          throw new TypeError("no")
+        }
+      })
+    }
+  ]
+
+  it.each(broken)("goes without an addon that $why, and the portable loop takes over", ({ load }) => {
+    assert.isUndefined(loadNative(load))
+    const data = noise(4096)
+    assert.strictEqual(of(bySize(loadNative(load)), data), crc32cBitwise(data))
+  })
+
+  it("asks for one package, once", () => {
+    const asked: Array<string> = []
+    loadNative((name) => {
+      asked.push(name)
+      return undefined
+    })
+    assert.deepStrictEqual(asked, ["@node-rs/crc32"])
+  })
+})
+
+describe("bySize", () => {
+  it("is native from the measured length on, and portable below it", () => {
+    const lengths: Array<number> = []
+    const spy: Checksum = (data, start, end, seed) => {
+      lengths.push(end - start)
+      return portable(data, start, end, seed)
+    }
+    const checksum = bySize(spy)
+    const data = noise(nativeFrom_bytes + 10)
+    for (let start = 0; start < 10; start++) checksum(data, start, start + nativeFrom_bytes - 1, 0)
+    assert.deepStrictEqual(lengths, [])
+    for (let start = 0; start < 10; start++) checksum(data, start, start + nativeFrom_bytes, 0)
+    assert.deepStrictEqual(lengths, Array.from({ length: 10 }, () => nativeFrom_bytes))
+  })
+})

@@ -1,0 +1,625 @@
+/**
+ * Reading: the same records in chunks of any size, in bounded memory, beside a live writer, and from any position there
+ * is; and from none that there is not.
+ */
+import { assert, describe, it } from "@effect/vitest"
+import { Arbitrary, Effect, Stream } from "effect"
+import type { Scope } from "effect"
+import * as NFS from "node:fs"
+import * as NodePath from "node:path"
+import { fileURLToPath } from "node:url"
+import * as Disk from "../src/Disk.ts"
+import * as Frame from "../src/Frame.ts"
+import * as Log from "../src/Log.ts"
+import * as Reader from "../src/Reader.ts"
+import { between, kinds, segmentsOf } from "./support/arbitraries.ts"
+import { run, startNode } from "./support/child.ts"
+import { judge } from "./support/oracle.ts"
+import {
+  collect,
+  concat,
+  fieldsOf,
+  flipped,
+  frame,
+  largeDirectory,
+  noise,
+  parse,
+  parseWhole,
+  type Plain,
+  plain,
+  put,
+  raw,
+  readAll,
+  segmentName,
+  type Segments,
+  store,
+  temporaryDirectory,
+  utf8
+} from "./support/stores.ts"
+
+const errorFields = (error: object | undefined): Record<string, unknown> => {
+  const { found: _, ...fields } = fieldsOf(error)
+  return fields
+}
+
+const openWith = (directory: string, options: Omit<Log.Options, "directory"> = {}) =>
+  Effect.scoped(Effect.gen(function*() {
+    const log = yield* Log.make({ directory, ...options })
+    const { error, records } = yield* collect(log.stream)
+    assert.isUndefined(error)
+    return { report: log.report, records, end: yield* log.end }
+  }))
+
+const head = concat(raw(1, "one"), raw(2, "two"))
+const later = concat(raw(4, "four"), put(5, "five", "5"), raw(6, "six"))
+
+// -- reading ------------------------------------------------------------------------------------------------------------
+
+describe("reading in chunks", () => {
+  it.effect.prop(
+    "gives the same records whatever the size of a chunk",
+    [Arbitrary.array(kinds, { minLength: 1, maxLength: 3 }), between(1, 2000)],
+    ([kinds, chunkSize]) =>
+      Effect.scoped(Effect.gen(function*() {
+        const segments = segmentsOf(kinds)
+        const wanted = Object.entries(segments).flatMap(([id, bytes]) => parseWhole(bytes, Number(id)))
+        const directory = yield* store(segments)
+        assert.deepStrictEqual(yield* readAll(directory, chunkSize), { records: wanted, error: undefined })
+        const opened = yield* openWith(directory, { chunkSize })
+        assert.deepStrictEqual(opened.records, wanted)
+      })),
+    { arbitrary: { runs: 100, size: 12 } }
+  )
+
+  it.effect("gives the same records for every size of a chunk around the sizes of the frames", () =>
+    Effect.gen(function*() {
+      const bytes = concat(raw(1, "one"), raw(2, noise(100)), raw(3, ""), put(4, "key", noise(60)), raw(5, "five"))
+      const directory = yield* store({ 1: bytes })
+      const wanted = parseWhole(bytes, 1)
+      for (let chunkSize = 1; chunkSize <= bytes.length + 2; chunkSize++) {
+        assert.deepStrictEqual(yield* readAll(directory, chunkSize), { records: wanted, error: undefined })
+      }
+    }))
+
+  it.effect("takes records larger than a chunk, of any chunk", () =>
+    Effect.gen(function*() {
+      const payloads = [
+        noise(3_000_000, 1),
+        noise(10, 2),
+        noise(1_048_576, 3),
+        noise(1_048_576 - 28, 4),
+        noise(2_500_000, 5)
+      ]
+      const directory = yield* temporaryDirectory
+      yield* Effect.scoped(Effect.gen(function*() {
+        const log = yield* Log.make({ directory })
+        for (const payload of payloads) yield* log.append(payload)
+      }))
+      for (const chunkSize of [1, 1000, 65_536, undefined, 5_000_000]) {
+        const reader = yield* Reader.make({ directory, chunkSize })
+        let index = 0
+        yield* Stream.runForEach(reader.stream, (record) =>
+          Effect.sync(() => {
+            assert.isTrue(Buffer.from(payloads[index]!).equals(record.payload))
+            assert.strictEqual(record.txid, ++index)
+          }))
+        assert.strictEqual(index, payloads.length)
+      }
+    }))
+
+  it.effect("keeps each record what it is, however many are read after it", () =>
+    Effect.gen(function*() {
+      const bytes = concat(...Array.from({ length: 200 }, (_, index) => raw(index + 1, noise(index, index))))
+      const directory = yield* store({ 1: bytes })
+      const reader = yield* Reader.make({ directory, chunkSize: 300 })
+      const records = yield* Stream.runCollect(reader.stream)
+      assert.deepStrictEqual(Array.from(records, plain), parseWhole(bytes, 1))
+    }))
+
+  it.effect("asks the disk for no more than a chunk and a frame at once", () =>
+    Effect.gen(function*() {
+      const chunkSize = 1000
+      const directory = yield* temporaryDirectory
+      yield* Effect.scoped(Effect.flatMap(
+        Log.make({ directory }),
+        (log) => Effect.forEach([1, 2, 3, 4], (n) => log.append(noise(100_000, n)))
+      ))
+      let most = 0
+      const disk = yield* Disk.Disk
+      const watched: Disk.DiskService = {
+        ...disk,
+        open: (path, mode) =>
+          Effect.map(disk.open(path, mode), (file) => ({
+            ...file,
+            read: (into, start, end, position) => {
+              most = Math.max(most, end - start)
+              return file.read(into, start, end, position)
+            }
+          }))
+      }
+      const { error, records } = yield* Effect.provideService(readAll(directory, chunkSize), Disk.Disk, watched)
+      assert.isUndefined(error)
+      assert.strictEqual(records.length, 4)
+      assert.isAtMost(most, chunkSize + 100_028)
+    }))
+
+  it.effect("many times at once gives everyone the same, and whoever stops early leaves no file open", () =>
+    Effect.gen(function*() {
+      const bytes = concat(...Array.from({ length: 300 }, (_, index) => raw(index + 1, noise(index * 3, index))))
+      const directory = yield* store({ 1: bytes, 2: raw(301, "active"), 3: concat(raw(302, "last"), noise(5)) })
+      const reader = yield* Reader.make({ directory, chunkSize: 1000 })
+      const wanted = yield* collect(reader.stream)
+      assert.strictEqual(wanted.records.length, 302)
+      const openFiles = () => NFS.existsSync("/proc/self/fd") ? NFS.readdirSync("/proc/self/fd").length : 0
+      const before = openFiles()
+      const reads = yield* Effect.forEach(
+        Array.from({ length: 24 }, (_, index) => index),
+        (index) => collect(index % 2 === 0 ? reader.stream : Stream.take(reader.stream, index)),
+        { concurrency: "unbounded" }
+      )
+      for (const [index, read] of reads.entries()) {
+        assert.deepStrictEqual(read.records, index % 2 === 0 ? wanted.records : wanted.records.slice(0, index))
+      }
+      assert.strictEqual(openFiles(), before)
+    }))
+
+  it.effect("needs a directory, and a chunk of at least one byte", () =>
+    Effect.gen(function*() {
+      const directory = yield* store({ 1: head })
+      const fails = (options: Reader.Options) => Effect.map(Effect.flip(Reader.make(options)), fieldsOf)
+      assert.strictEqual((yield* fails({ directory: `${directory}/missing` })).code, "ENOENT")
+      assert.strictEqual((yield* fails({ directory: `${directory}/${segmentName(1)}` })).code, "ENOTDIR")
+      for (const chunkSize of [0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY]) {
+        assert.strictEqual((yield* fails({ directory, chunkSize }))._tag, "InvalidOptions")
+      }
+    }))
+
+  const child = fileURLToPath(new URL("support/recoveryChild.mjs", import.meta.url))
+
+  it.live("takes memory for a chunk and a frame, not for a segment of 256 MiB", () =>
+    Effect.gen(function*() {
+      const directory = yield* largeDirectory
+      const records = 262_144
+      const block = concat(...Array.from({ length: 1024 }, (_, index) => raw(index + 1, noise(1024 - 28))))
+      const descriptor = NFS.openSync(NodePath.join(directory, segmentName(1)), "w")
+      for (let blocks = 0; blocks < records / 1024; blocks++) NFS.writeSync(descriptor, block)
+      NFS.closeSync(descriptor)
+      const measure = (directory: string) =>
+        Effect.map(
+          run(process.execPath, ["--max-old-space-size=48", child, "memory", directory]),
+          ({ code, stderr, stdout }) => {
+            assert.strictEqual(code, 0, stderr)
+            return JSON.parse(stdout) as {
+              readonly read: number
+              readonly recovered: number
+              readonly rss_bytes: number
+            }
+          }
+        )
+      const idle = yield* measure(yield* store({ 1: raw(1, "one") }))
+      const { read, recovered, rss_bytes } = yield* measure(directory)
+      assert.deepStrictEqual({ read, recovered }, { read: records, recovered: records })
+      assert.isBelow(rss_bytes - idle.rss_bytes, 96 * 1024 * 1024)
+    }))
+})
+
+describe("beside a live writer in another process", () => {
+  /** The writer's rule for the record of a number; the checksum has vouched for what is not looked at. */
+  const check = (record: Frame.LogRecord, txid: number): void => {
+    assert.strictEqual(record.txid, txid)
+    const size = txid % 40 === 0 ? 1_500_000 + txid * 1009 : txid % 10 === 0 ? 100_000 : (txid * 37) % 2000
+    assert.strictEqual(record.payload.length, size)
+    if (size > 0) assert.strictEqual(record.payload[size - 1], txid % 251 + 1)
+  }
+
+  /** Calls `look` again and again until the writer has ended, and once more; how often, and how much was written. */
+  const whileWriting = Effect.fnUntraced(function*<E>(
+    mode: string,
+    look: (reader: Reader.Reader["Service"]) => Effect.Effect<void, E>
+  ) {
+    const directory = yield* largeDirectory
+    const writer = yield* startNode("recoveryChild.mjs", [mode, directory, "1500"])
+    yield* writer.until("open")
+    const reader = yield* Reader.make({ directory })
+    let passes = 0
+    const done = () => writer.lines.find((line) => line.startsWith("done"))
+    for (; done() === undefined; passes++) yield* look(reader)
+    yield* look(reader)
+    const ended = yield* writer.ended
+    assert.strictEqual(ended.code, 0, ended.stderr)
+    return { passes, written: Number(done()!.slice(5)) }
+  })
+
+  for (const mode of ["write", "pieces"]) {
+    it.live(`a reader never fails and sees whole records only, in order, and never fewer than before (${mode})`, () =>
+      Effect.gen(function*() {
+        let read = 0
+        let torn = 0
+        const { passes, written } = yield* whileWriting(mode, (reader) =>
+          Effect.gen(function*() {
+            let txid = 0
+            let last: Plain | undefined
+            yield* Stream.runForEach(reader.stream, (record) =>
+              Effect.sync(() => {
+                check(record, ++txid)
+                if (record.len < 2000) last = plain(record)
+              }))
+            assert.isAtLeast(txid, read)
+            read = txid
+            if (last !== undefined) assert.deepStrictEqual(plain(yield* reader.read(last)), last)
+            const report = yield* reader.inspect()
+            assert.isAtLeast(report.records_replayed, read)
+            torn += report.tail_truncated
+          }))
+        assert.strictEqual(read, written)
+        assert.isAbove(written, 20)
+        assert.isAbove(passes, 3)
+        // That one writes a record in one call, or a few; the other is in the middle of one most of the time.
+        if (mode === "pieces") assert.isAbove(torn, 0)
+      }))
+  }
+
+  it.live("a reader that follows the log from where it was sees each record once (pieces)", () =>
+    Effect.gen(function*() {
+      let txid = 0
+      let from = { segment: 1, offset: 0 }
+      const { written } = yield* whileWriting(
+        "pieces",
+        (reader) =>
+          Stream.runForEach(reader.streamFrom(from), (record) =>
+            Effect.sync(() => {
+              check(record, ++txid)
+              from = { segment: record.segment, offset: record.offset + record.len }
+            }))
+      )
+      assert.strictEqual(txid, written)
+    }))
+})
+
+describe("a file that changes while it is read", () => {
+  /** Reads a store over a disk that calls `after` with every finished read of a segment, counted from 1. */
+  const readWhile = (directory: string, after: (read: number) => void) =>
+    Effect.gen(function*() {
+      const disk = yield* Disk.Disk
+      let reads = 0
+      const watched: Disk.DiskService = {
+        ...disk,
+        open: (path, mode) =>
+          Effect.map(disk.open(path, mode), (file) => ({
+            ...file,
+            read: (into, start, end, position) =>
+              Effect.tap(file.read(into, start, end, position), () => Effect.sync(() => after(++reads)))
+          }))
+      }
+      return yield* Effect.provideService(readAll(directory), Disk.Disk, watched)
+    })
+
+  const rewrite = (directory: string, bytes: Uint8Array) =>
+    NFS.writeFileSync(NodePath.join(directory, segmentName(1)), bytes)
+
+  it.effect("is read again: a record that was half there, and looked damaged, is whole a moment later", () =>
+    Effect.gen(function*() {
+      // Half of it holds a whole frame with a newer txid.
+      const whole = concat(head, raw(3, concat(raw(70, "nested"), noise(50))))
+      const directory = yield* store({ 1: whole.subarray(0, -20) })
+      assert.strictEqual((yield* readAll(directory)).error?._tag, "CorruptTail")
+      const read = yield* readWhile(directory, (reads) => {
+        if (reads === 1) rewrite(directory, whole)
+      })
+      assert.deepStrictEqual(read, { records: parseWhole(whole, 1), error: undefined })
+    }))
+
+  it.effect("is read again: a torn tail that is being cut, and written over, is no damage", () =>
+    Effect.gen(function*() {
+      const mended = concat(head, raw(3, "new"), raw(4, "newer"), raw(5, "newest"), raw(6, noise(90)))
+      const directory = yield* store({ 1: concat(head, raw(3, noise(150)).subarray(0, -1)) })
+      const read = yield* readWhile(directory, (reads) => {
+        if (reads === 1) rewrite(directory, mended)
+      })
+      // Whatever it saw of it, in order, and no error.
+      assert.deepStrictEqual(read, { records: parseWhole(mended, 1).slice(0, read.records.length), error: undefined })
+      assert.isAtLeast(read.records.length, 2)
+    }))
+
+  it.effect("gets its verdict in the end, even when it never stops changing", () =>
+    Effect.gen(function*() {
+      let bytes = concat(head, noise(30))
+      const directory = yield* store({ 1: bytes })
+      const read = yield* readWhile(directory, () => {
+        bytes = concat(bytes, noise(1))
+        rewrite(directory, bytes)
+      })
+      assert.deepStrictEqual(read.records, parse(head).records)
+      assert.strictEqual(read.error?._tag, "CorruptSegment")
+    }))
+
+  it.effect("that gets shorter ends where it ends now", () =>
+    Effect.gen(function*() {
+      const bytes = concat(...Array.from({ length: 40 }, (_, index) => raw(index + 1, noise(60_000, index))))
+      for (const length of [0, 10, 60_028, 1_000_000, 1_048_576, 1_100_000]) {
+        const directory = yield* store({ 1: bytes })
+        const read = yield* readWhile(directory, (reads) => {
+          if (reads === 1) NFS.truncateSync(NodePath.join(directory, segmentName(1)), length)
+        })
+        assert.isUndefined(read.error)
+        assert.deepStrictEqual(read.records, parseWhole(bytes, 1).slice(0, read.records.length))
+      }
+    }))
+})
+
+// -- positions ----------------------------------------------------------------------------------------------------------
+
+const three: Segments = {
+  1: concat(raw(1, "one"), put(2, "two", noise(300)), frame({ txid: 3 })),
+  3: concat(frame({ type: "Delete", txid: 4, key: utf8("four") }), raw(5, noise(2000)), raw(6, "six")),
+  4: concat(raw(7, concat(raw(50, "nested"), raw(51, "nested too"))), raw(8, "eight"), raw(9, "nine"))
+}
+const all = judge(three).records
+/** Where the frames inside a record's payload stand. */
+const nested = { segment: 4, offsets: [24, 24 + raw(50, "nested").length] }
+
+interface Source {
+  readonly streamFrom: Log.Log["Service"]["streamFrom"] | Reader.Reader["Service"]["streamFrom"]
+  readonly read: Log.Log["Service"]["read"]
+}
+
+const sources: ReadonlyArray<{
+  readonly name: string
+  readonly make: (directory: string, chunkSize?: number) => Effect.Effect<Source, unknown, Scope.Scope>
+}> = [
+  { name: "a log", make: (directory, chunkSize) => Log.make({ directory, chunkSize }) },
+  { name: "a reader", make: (directory, chunkSize) => Reader.make({ directory, chunkSize }) }
+]
+
+describe.each(sources)("from a position of $name", ({ make }) => {
+  it.effect("each record's own place, and its txid, gives exactly the rest", () =>
+    Effect.gen(function*() {
+      const directory = yield* store(three)
+      for (const chunkSize of [1, 50, undefined]) {
+        yield* Effect.scoped(Effect.gen(function*() {
+          const source = yield* make(directory, chunkSize)
+          for (const [index, { offset, segment, txid }] of all.entries()) {
+            const wanted = { records: all.slice(index), error: undefined }
+            assert.deepStrictEqual(yield* collect(source.streamFrom({ segment, offset })), wanted)
+            assert.deepStrictEqual(yield* collect(source.streamFrom({ txid })), wanted)
+          }
+          // The end of each segment is the start of the rest, and the end of the log has nothing behind it.
+          for (const [id, bytes] of Object.entries(three)) {
+            const place = { segment: Number(id), offset: bytes.length }
+            const wanted = all.filter(({ segment }) => segment > place.segment)
+            assert.deepStrictEqual(yield* collect(source.streamFrom(place)), { records: wanted, error: undefined })
+          }
+          for (const [txid, records] of [[0, all], [10, []], [Number.MAX_SAFE_INTEGER, []]] as const) {
+            assert.deepStrictEqual(yield* collect(source.streamFrom({ txid })), {
+              records: [...records],
+              error: undefined
+            })
+          }
+        }))
+      }
+    }))
+
+  it.effect("the start of a segment that is not there is that of the next one", () =>
+    Effect.gen(function*() {
+      const directory = yield* store(three)
+      const source = yield* make(directory)
+      for (const segment of [0, 1, 2, 3, 4, 5, 99]) {
+        assert.deepStrictEqual(yield* collect(source.streamFrom({ segment, offset: 0 })), {
+          records: all.filter((record) => record.segment >= segment),
+          error: undefined
+        })
+      }
+    }))
+
+  it.effect("no place within a frame is one to start at", () =>
+    Effect.gen(function*() {
+      const directory = yield* store(three)
+      const source = yield* make(directory)
+      const wrong: Array<string> = []
+      for (const { len, offset: start, segment } of all) {
+        // The header, the checksum, and a few places in between.
+        for (
+          let offset = start + 1;
+          offset < start + len;
+          offset += offset < start + 30 || offset > start + len - 8 ? 1 : 11
+        ) {
+          if (segment === nested.segment && nested.offsets.includes(offset)) continue
+          const { error, records } = yield* collect(source.streamFrom({ segment, offset }))
+          if (fieldsOf(error)._tag !== "InvalidPosition" || records.length > 0) {
+            wrong.push(`${segment}:${offset} gave ${records.length} records and ${String(fieldsOf(error)._tag)}`)
+          }
+        }
+      }
+      assert.deepStrictEqual(wrong, [])
+    }))
+
+  it.effect("a log inside a record is no place to start at, and to ask for it is not damage to the store", () =>
+    Effect.gen(function*() {
+      const directory = yield* store(three)
+      const source = yield* make(directory)
+      for (const offset of nested.offsets) {
+        // Its frames are sound by all that can be seen there: that they are none of this log's shows where they end.
+        const { error } = yield* collect(source.streamFrom({ segment: nested.segment, offset }))
+        assert.strictEqual(fieldsOf(error)._tag, "InvalidPosition")
+      }
+    }))
+
+  const misplaced = [
+    { segment: 1, offset: -1 },
+    { segment: 1, offset: -33 },
+    { segment: 1, offset: Number.NaN },
+    { segment: 1, offset: 0.5 },
+    { segment: 1, offset: Number.POSITIVE_INFINITY },
+    { segment: 1, offset: three[1]!.length + 1 },
+    { segment: 4, offset: three[4]!.length + 1 },
+    { segment: 4, offset: 2 ** 40 },
+    { segment: 2, offset: 31 },
+    { segment: 5, offset: 31 },
+    { segment: 0, offset: 31 },
+    { segment: -1, offset: 31 },
+    { segment: Number.NaN, offset: 31 },
+    { segment: 1.5, offset: 31 }
+  ]
+
+  it.effect.each(misplaced)(
+    "a place that does not exist is invalid: segment $segment, offset $offset",
+    (place) =>
+      Effect.gen(function*() {
+        const directory = yield* store(three)
+        const source = yield* make(directory)
+        const { error, records } = yield* collect(source.streamFrom(place))
+        assert.deepStrictEqual(records, [])
+        assert.deepStrictEqual(fieldsOf(error), { _tag: "InvalidPosition", directory, ...place })
+      })
+  )
+
+  it.effect.each([
+    { segment: Number.NaN, offset: 0 },
+    { segment: 1.5, offset: 0 }
+  ])("nor is there a segment of that number: $segment", (place) =>
+    Effect.gen(function*() {
+      const directory = yield* store(three)
+      const source = yield* make(directory)
+      const { error, records } = yield* collect(source.streamFrom(place))
+      assert.deepStrictEqual({ records, tag: fieldsOf(error)._tag }, { records: [], tag: "InvalidPosition" })
+    }))
+
+  it.effect("a txid that is no number is not taken for one", () =>
+    Effect.gen(function*() {
+      const directory = yield* store(three)
+      const source = yield* make(directory)
+      const { records } = yield* collect(source.streamFrom({ txid: Number.NaN }))
+      assert.deepStrictEqual(records, [])
+    }))
+
+  it.effect("a reference gives the stream's record, with or without its txid", () =>
+    Effect.gen(function*() {
+      const directory = yield* store(three)
+      const source = yield* make(directory)
+      for (const record of all) {
+        const { len, offset, segment, txid } = record
+        assert.deepStrictEqual(plain(yield* source.read({ segment, offset, len, txid })), record)
+        assert.deepStrictEqual(plain(yield* source.read({ segment, offset, len })), record)
+      }
+    }))
+
+  const foreign = [
+    { name: "another txid", segment: 1, offset: 0, len: 31, txid: 2 },
+    { name: "a shorter length", segment: 1, offset: 0, len: 30, txid: 1 },
+    { name: "the shortest length", segment: 1, offset: 0, len: 28, txid: 1 },
+    { name: "a longer length", segment: 1, offset: 0, len: 90, txid: 1 },
+    { name: "the length of two records", segment: 4, offset: 130, len: 65, txid: 8 },
+    { name: "the middle of a record", segment: 1, offset: 5, len: 31, txid: 1 },
+    { name: "the end of the log", segment: 4, offset: three[4]!.length, len: 31, txid: 10 },
+    { name: "behind the end of the log", segment: 4, offset: three[4]!.length + 100, len: 31, txid: 10 },
+    { name: "the end of a closed segment", segment: 1, offset: three[1]!.length, len: 31, txid: 4 },
+    { name: "no bytes", segment: 1, offset: 0, len: 0, txid: 1 },
+    { name: "a negative length", segment: 1, offset: 0, len: -1, txid: 1 },
+    { name: "a length that is no number", segment: 1, offset: 0, len: Number.NaN, txid: 1 },
+    { name: "part of a byte", segment: 1, offset: 0, len: 31.5, txid: 1 },
+    { name: "a length beyond all files", segment: 1, offset: 0, len: 2 ** 40, txid: 1 },
+    { name: "a length above a frame's", segment: 1, offset: 0, len: Frame.frame_bytes_max + 1, txid: 1 },
+    { name: "an offset before the file", segment: 1, offset: -1, len: 31, txid: 1 },
+    { name: "an offset well before the file", segment: 1, offset: -100, len: 31, txid: 1 },
+    { name: "an offset that is no number", segment: 1, offset: Number.NaN, len: 31, txid: 1 },
+    { name: "half an offset", segment: 1, offset: 0.5, len: 31, txid: 1 },
+    { name: "an offset beyond all files", segment: 1, offset: 2 ** 52, len: 31, txid: 1 }
+  ]
+
+  it.effect.each(foreign)(
+    "a reference that is not this log's is invalid, and says nothing of damage: $name",
+    (ref) =>
+      Effect.gen(function*() {
+        const directory = yield* store(three)
+        const source = yield* make(directory)
+        const error = yield* Effect.flip(source.read(ref))
+        assert.strictEqual(error._tag, "InvalidPosition")
+      })
+  )
+
+  it.effect.each([
+    { segment: 2, offset: 0, len: 31 },
+    { segment: 0, offset: 0, len: 31 },
+    { segment: 100, offset: 31, len: 31 }
+  ])("a reference to a segment that is not there fails typed: segment $segment", (ref) =>
+    Effect.gen(function*() {
+      const directory = yield* store(three)
+      const source = yield* make(directory)
+      const error = yield* Effect.flip(source.read(ref))
+      assert.include(["InvalidPosition", "IoError"], error._tag)
+    }))
+
+  it.effect("a reference to a record that was cut off, and written over, is invalid", () =>
+    Effect.gen(function*() {
+      const before = concat(head, raw(3, "of some length"))
+      const directory = yield* store({ 1: before.subarray(0, -1) })
+      const stale = { segment: 1, offset: 62, len: 42, txid: 3 }
+      yield* Effect.scoped(Effect.flatMap(
+        Log.make({ directory }),
+        (log) => Effect.forEach(["short", "and another", "and one more"], log.append)
+      ))
+      const source = yield* make(directory)
+      const error = yield* Effect.flip(source.read(stale))
+      assert.strictEqual(error._tag, "InvalidPosition")
+    }))
+})
+
+describe("a reader that starts at a position", () => {
+  const tail = raw(3, concat(raw(1, "a log"), raw(2, "in a log"))).subarray(0, -1)
+
+  it.effect("ends cleanly before a half-written record that holds an old log, wherever it starts", () =>
+    Effect.gen(function*() {
+      const directory = yield* store({ 1: concat(head, tail) })
+      const reader = yield* Reader.make({ directory })
+      const records = parse(head).records
+      assert.deepStrictEqual(yield* collect(reader.stream), { records, error: undefined })
+      assert.deepStrictEqual(yield* collect(reader.streamFrom({ segment: 1, offset: 31 })), {
+        records: records.slice(1),
+        error: undefined
+      })
+      // Where a follower of the log goes on.
+      assert.deepStrictEqual(yield* collect(reader.streamFrom({ segment: 1, offset: 62 })), {
+        records: [],
+        error: undefined
+      })
+    }))
+
+  it.effect("ends cleanly before one that is the first of its segment", () =>
+    Effect.gen(function*() {
+      const directory = yield* store({ 1: head, 2: tail })
+      const reader = yield* Reader.make({ directory })
+      assert.deepStrictEqual(yield* collect(reader.stream), { records: parse(head).records, error: undefined })
+      for (const from of [{ segment: 1, offset: 62 }, { segment: 2, offset: 0 }, { txid: 3 }]) {
+        assert.deepStrictEqual(yield* collect(reader.streamFrom(from)), { records: [], error: undefined })
+      }
+    }))
+
+  it.effect("fails at damage behind the position as it does from the start", () =>
+    Effect.gen(function*() {
+      const bytes = concat(head, flipped(raw(3, "three"), 26), later)
+      const directory = yield* store({ 1: bytes })
+      const reader = yield* Reader.make({ directory })
+      const wanted = errorFields((yield* collect(reader.stream)).error)
+      assert.strictEqual(wanted._tag, "CorruptTail")
+      for (const offset of [0, 31, 62]) {
+        const { error } = yield* collect(reader.streamFrom({ segment: 1, offset }))
+        assert.deepStrictEqual(errorFields(error), wanted)
+      }
+      const inside = yield* collect(reader.streamFrom({ segment: 1, offset: 70 }))
+      assert.strictEqual(inside.error?._tag, "InvalidPosition")
+    }))
+
+  it.effect("gives every record from a txid on, also when the first record of a later segment is damaged", () =>
+    Effect.gen(function*() {
+      const first = concat(...Array.from({ length: 10 }, (_, index) => raw(index + 1, "x")))
+      // One bit of its txid: 11 reads as 3. The checksum knows, and the stream from the start ends before it.
+      const directory = yield* store({ 1: first, 2: flipped(raw(11, "eleven"), 8, 0x08) })
+      const reader = yield* Reader.make({ directory })
+      const whole = yield* collect(reader.stream)
+      assert.deepStrictEqual(whole, { records: parseWhole(first, 1), error: undefined })
+      assert.deepStrictEqual(yield* collect(reader.streamFrom({ txid: 5 })), {
+        records: whole.records.slice(4),
+        error: undefined
+      })
+    }))
+})
