@@ -118,7 +118,9 @@ export const make = Effect.fnUntraced(function*(
   const files = new SegmentFiles(disk, directory)
   yield* Effect.addFinalizer(() => files.closeAll)
   const onDisk = Effect.provideService(Disk.Disk, disk)
-  const bounds = Effect.map(Recovery.listSegments(directory), (segments) => ({ segments, chunkSize })).pipe(onDisk)
+  const bounds = Effect.map(Recovery.listGrowingSegments(directory), (segments) => ({ segments, chunkSize })).pipe(
+    onDisk
+  )
   const stream = <E extends IoError | InvalidPosition>(
     frames: (bounds: Bounds) => Stream.Stream<Frame.LogRecord, E | Damage>
   ) => Stream.unwrap(Effect.map(bounds, frames)).pipe(endTorn(directory), Stream.provideService(Disk.Disk, disk))
@@ -130,7 +132,7 @@ export const make = Effect.fnUntraced(function*(
     read: (ref) => readRef(disk, directory, files, ref, chunkSize),
     segments: onDisk(
       Effect.flatMap(
-        Recovery.listSegments(directory),
+        Recovery.listGrowingSegments(directory),
         (ids) =>
           Effect.forEach(
             ids,

@@ -103,6 +103,18 @@ export const listSegments = Effect.fnUntraced(function*(
   return ids.sort((a, b) => a - b)
 })
 
+/**
+ * The ids of the segments of a directory that somebody may be adding segments to. A single listing may miss one that is
+ * made while it runs and yet show a later one. Whatever stands below an id of the first listing was there before the
+ * second began, so that one has all of them. @internal
+ */
+export const listGrowingSegments = Effect.fnUntraced(function*(
+  directory: string
+): Effect.fn.Return<ReadonlyArray<number>, IoError> {
+  const newest = (yield* listSegments(directory)).at(-1) ?? 0
+  return (yield* listSegments(directory)).filter((id) => id <= newest)
+})
+
 /** How `frames` reads. @internal */
 export interface FramesOptions {
   readonly segments: ReadonlyArray<number>

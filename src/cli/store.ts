@@ -38,7 +38,7 @@ export const readRecords = (
 ): Stream.Stream<LogRecord, IoError | InvalidPosition | CorruptTail | CorruptSegment | Failure> =>
   Stream.unwrap(
     Effect.mapError(
-      Effect.map(Recovery.listSegments(store), (segments) => {
+      Effect.map(Recovery.listGrowingSegments(store), (segments) => {
         const bounds = { segments, chunkSize: Recovery.chunk_bytes_default }
         return framesFrom(store, from, bounds).pipe(
           // No record starts exactly there: go there from the start of the segment.
