@@ -22,6 +22,8 @@ export default defineConfig({
     globalSetup: ["test/support/build.ts"],
     testTimeout: 60_000,
     hookTimeout: 60_000,
-    pool: "forks"
+    pool: "forks",
+    // Much of the suite waits for processes and disks: use every core, not all but one.
+    maxWorkers: "100%"
   }
 })

@@ -457,3 +457,16 @@ describe("the key/value projection", () => {
       })
   )
 })
+
+describe("a reader that starts before the first record", () => {
+  it.effect.each(Object.keys(expected).map((name) => ({ name })))(
+    "finds in $name what one without a position finds",
+    ({ name }) =>
+      Effect.gen(function*() {
+        const reader = yield* Reader.make({ directory: yield* copyFixture(name) })
+        const whole = yield* collect(reader.stream)
+        assert.deepStrictEqual(yield* collect(reader.streamFrom({ segment: 0, offset: 0 })), whole)
+        assert.deepStrictEqual(yield* collect(reader.streamFrom({ txid: 0 })), whole)
+      })
+  )
+})

@@ -50,7 +50,8 @@ const misplaced = Effect.fnUntraced(function*(
   damage: Damage
 ): Effect.fn.Return<InvalidPosition | Damage, IoError> {
   const atPlace = damage.segment === from.segment && damage.offset === from.offset
-  return (atPlace || damage.verdict !== "Torn") && !(yield* isBoundary(directory, from, bounds))
+  const suspect = from.offset > 0 && (atPlace || damage.verdict !== "Torn")
+  return suspect && !(yield* isBoundary(directory, from, bounds))
     ? invalidPosition(directory, from)
     : damage
 })
