@@ -206,7 +206,7 @@ export type CrashOptions = Omit<Options, "directories">
  *   yield* log.append("synced")
  *   yield* log.sync
  *   yield* log.append("only written")
- *   return yield* Effect.never
+ *   yield* log.append("the machine stops before this one")
  * }))
  *
  * const read = Effect.scoped(Effect.gen(function*() {
@@ -215,8 +215,8 @@ export type CrashOptions = Omit<Options, "directories">
  *   return records.map((record) => new TextDecoder().decode(record.payload))
  * }))
  *
- * const disk = makeDisk({ seed: 42 })
- * Effect.runFork(write.pipe(over(disk)))
+ * const disk = makeDisk({ seed: 42, faults: [{ kind: "write", nth: 3, stop: "before" }] })
+ * await Effect.runPromiseExit(write.pipe(over(disk)))
  *
  * const outcomes = new Set<string>()
  * for (const survivor of disk.survivors(100)) {

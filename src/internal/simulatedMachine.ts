@@ -89,15 +89,17 @@ export class Machine {
     this.#planned.push({ fault, skip: (fault.nth ?? 1) - 1, times: fault.times ?? 1 })
   }
 
+  /** What goes wrong in this call. Every plan counts it, also those behind the one that has its way. */
   #fault(kind: Kind, path: string): Fault | undefined {
+    let found: Fault | undefined
     for (const planned of this.#planned) {
       const { fault } = planned
       if (planned.times <= 0 || (fault.kind ?? kind) !== kind || !path.includes(fault.path ?? "")) continue
       if (planned.skip-- > 0) continue
       planned.times--
-      return fault
+      found ??= fault
     }
-    return undefined
+    return found
   }
 
   /** One call: whether it takes place, how much of it, and what the caller is told. */
@@ -162,12 +164,17 @@ export class Machine {
     const { handle } = options ?? {}
     return Effect.uninterruptible(Effect.callback<A, IoError>((resume) => {
       if (handle !== undefined) handle.underWay++
-      this.#queue.push(() => {
+      this.#enqueue(() => {
         if (handle !== undefined) handle.underWay--
-        resume(run())
+        const result = run()
+        // What comes between the call's effect and its answer happens too.
+        this.#enqueue(() => resume(result))
       })
-      if (this.#queue.length === 1) setImmediate(this.#pump)
     }))
+  }
+
+  #enqueue(step: () => void): void {
+    if (this.#queue.push(step) === 1) setImmediate(this.#pump)
   }
 
   readonly #pump = (): void => {

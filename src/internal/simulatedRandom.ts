@@ -25,7 +25,7 @@ export const mix = (a: number, b: number): number => {
 export const everyChoice = <A>(limit: number, seed: number, make: (pick: Pick) => A): Array<A> => {
   const all = enumerate(limit, make)
   if (all !== undefined) return all
-  const made = [make(() => 0), make((count) => count - 1)]
+  const made = limit < 3 ? [] : [make(() => 0), make((count) => count - 1)]
   for (let at = 0; made.length < limit; at++) made.push(make(leaning(mix(seed, at))))
   return made
 }

@@ -199,14 +199,15 @@ const quarantineProblem = (
 }
 
 /**
- * Opens with `repair`, checks everything that is promised, and goes on with `use`. `kept` as in `Model.check`. In
- * adversarial mode a typed refusal is allowed; it must change nothing, and `prefix` must open.
+ * Opens with `repair`, checks everything that is promised, and goes on with `use`. `kept` as in `Model.check`. Where it
+ * may refuse with a typed error, that must change nothing, and `prefix` must open.
  */
 export const recover = (
   disk: SimulatedDisk,
   options: Log.Options,
   model: Model,
   kept: number,
+  mayRefuse: boolean,
   use: (subject: Subject) => Effect.Effect<unknown, unknown>
 ): Effect.Effect<Recovered> =>
   Effect.suspend(() => {
@@ -228,7 +229,7 @@ export const recover = (
       Effect.succeed<Recovered>({ refused, shown: [], problem, accepted: false, isIo })
     return attempt("repair").pipe(
       Effect.catch((error) => {
-        if ((error._tag !== "CorruptTail" && error._tag !== "CorruptSegment") || disk.mode === "ordered") {
+        if ((error._tag !== "CorruptTail" && error._tag !== "CorruptSegment") || !mayRefuse) {
           return failed(undefined, `opening failed: ${error.message}`, error._tag === "IoError")
         }
         const after = filesBelow(disk, options.directory)

@@ -14,8 +14,6 @@ import type * as Log from "../../src/Log.ts"
 import { makeDisk, type Operation, type Options, type SimulatedDisk } from "../../src/testing.ts"
 import { inputOf, Model, open, over, type Rec, recover, type Subject } from "./crashModel.ts"
 
-export { Model }
-
 /** What was visited, by kind. */
 export class Counts {
   readonly byKind = new Map<string, number>()
@@ -101,6 +99,9 @@ export interface Bounds {
   /** Points that are gone on from at the second level, the third … */
   readonly points: ReadonlyArray<number>
   readonly seed: number
+  /** Whether `repair` may refuse with a typed error: where a write was cut within a sector, and the sector's later content
+   * is lost, the table cannot tell it from damage. */
+  readonly mayRefuse?: boolean
 }
 
 /** What a workload does to its disk; the disk is left as it is at the end. */
@@ -189,14 +190,23 @@ export class Visitor {
       const hook = points.hook(() => watched, model)
       const extra = this.#workload.check === undefined ? undefined : yield* this.#workload.check(disk.fork(), model)
       this.counts.add(`level ${level + 1}: reopened`)
-      const recovered = yield* recover(watched, this.#workload.options, model, kept, (subject) =>
-        Effect.gen(function*() {
-          const record: Rec = { type: "Put", key: "again", payload: `level ${level}`.padEnd(500, ".") }
-          yield* subject.ask([record], subject.log.appendRecord(inputOf(record)))
-          yield* subject.sync
-          points.take(watched, model, "synced again")
-        }))
-      if (recovered.refused !== undefined) this.counts.add(`refused by repair: ${recovered.refused._tag}`)
+      const recovered = yield* recover(
+        watched,
+        this.#workload.options,
+        model,
+        kept,
+        this.#bounds.mayRefuse ?? false,
+        (subject) =>
+          Effect.gen(function*() {
+            const record: Rec = { type: "Put", key: "again", payload: `level ${level}`.padEnd(500, ".") }
+            yield* subject.ask([record], subject.log.appendRecord(inputOf(record)))
+            yield* subject.sync
+            points.take(watched, model, "synced again")
+          })
+      )
+      if (recovered.refused !== undefined) {
+        this.counts.add(`refused by repair: ${recovered.refused._tag}`)
+      }
       const problem = extra ?? recovered.problem ??
         (model.synced < model.written.length ? "what was written after reopening was not synced" : undefined) ??
         (watched.misuse[0] === undefined ? undefined : `misuse: ${watched.misuse[0]}`)
@@ -207,6 +217,8 @@ export class Visitor {
           )
         )
       }
-      for (const next of points.taken) yield* this.visit(next, level + 1, history)
+      for (const next of points.taken) {
+        yield* this.visit(next, level + 1, history)
+      }
     })
 }

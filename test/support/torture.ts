@@ -251,7 +251,7 @@ export const live = (life: Life, counts: Counts): Effect.Effect<Outcome> =>
     for (const [index, round] of life.rounds.entries()) {
       const now = disk
       for (const fault of round.faults) now.fail(fault)
-      const recovered = yield* recover(now, options, model, kept, (subject) =>
+      const recovered = yield* recover(now, options, model, kept, mode === "adversarial", (subject) =>
         Effect.forEach(round.steps, (step) =>
           now.stopped ? Effect.void : Effect.provideService(
             Effect.exit(take(step, subject, exports, counts)),
