@@ -325,11 +325,7 @@ describe("a write that is cut", () => {
       "writes done in two pieces"
     )
 
-  it.live("and gone on with loses nothing that was synced", () => inTwo((cut) => cut !== 4))
-
-  // What survives is a frame's magic number and zeros: version 0, which no policy cuts.
-  it.live.fails("behind the magic number, and gone on with, loses nothing that was synced", () =>
-    inTwo((cut) => cut === 4))
+  it.live("and gone on with loses nothing that was synced", () => inTwo(() => true))
 })
 
 // -- targets ----------------------------------------------------------------------------------------------------------

@@ -77,8 +77,9 @@ const nextSector = (offset: number): number => (Math.floor(offset / sector_bytes
 const opening = Uint8Array.of(0x44, 0x57, 0x41, 0x4C, 0x01, 0x00)
 
 /**
- * Whether a header that fails its checks fails them because a sector was never written: zeros from its start to the
- * boundary, or the opening of a frame up to the boundary and a whole sector of zeros behind it.
+ * Whether a header that fails its checks fails them because a sector was never written, or not to its end: zeros up to
+ * the boundary, perhaps behind a part of a frame's opening; or a part of the opening up to the boundary, and a whole
+ * sector of zeros behind it.
  */
 const isUnwrittenHeader = Effect.fnUntraced(function*(
   file: Disk.DiskFile,
@@ -86,13 +87,14 @@ const isUnwrittenHeader = Effect.fnUntraced(function*(
   size: number
 ): Effect.fn.Return<boolean, IoError> {
   const boundary = Math.min(nextSector(offset), size)
-  if (yield* isZeros(file, offset, boundary)) return true
-  const written = boundary - offset
-  if (written >= opening.length || boundary === size) return false
-  const bytes = new Uint8Array(written)
-  yield* Disk.readFully(file, bytes, 0, written, offset)
-  return bytes.every((byte, at) => byte === opening[at]) &&
-    (yield* isZeros(file, boundary, Math.min(nextSector(boundary), size)))
+  const bytes = new Uint8Array(boundary - offset)
+  yield* Disk.readFully(file, bytes, 0, bytes.length, offset)
+  let written = 0
+  while (written < bytes.length && bytes[written] === opening[written]) written++
+  // All of the opening is there: what is wrong stands behind it, and was written.
+  if (written >= opening.length) return false
+  if (written < bytes.length) return zeros(bytes, written, bytes.length)
+  return yield* isZeros(file, boundary, Math.min(nextSector(boundary), size))
 })
 
 /** Whether `file[start, end)` holds nothing but zeros. */

@@ -63,16 +63,19 @@ const hasZeroSector = (bytes: Buffer, offset: number, length: number): boolean =
 }
 
 /**
- * Zeros to the next sector; or, where that starts within the first bytes of a frame, those bytes and a sector of zeros
- * behind them.
+ * Zeros to the next sector, perhaps behind the first bytes of a frame; or, where that sector starts within those bytes, a
+ * sector of zeros behind them.
  */
 const isUnwrittenHeader = (bytes: Buffer, offset: number): boolean => {
   const boundary = offset - offset % sector + sector
-  const written = bytes.subarray(offset, boundary)
-  if (allZeros(written)) return true
-  return written.length < 6 && boundary < bytes.length &&
-    written.equals(Buffer.from("DWAL\u0001\0", "latin1").subarray(0, written.length)) &&
-    allZeros(bytes.subarray(boundary, boundary + sector))
+  const there = bytes.subarray(offset, boundary)
+  const opening = Buffer.from("DWAL\u0001\0", "latin1")
+  for (let written = 0; written < 6; written++) {
+    if (!there.subarray(0, written).equals(opening.subarray(0, written))) return false
+    if (written === there.length) return allZeros(bytes.subarray(boundary, boundary + sector))
+    if (allZeros(there.subarray(written))) return true
+  }
+  return false
 }
 
 const judgeAt = (bytes: Buffer, segment: number, offset: number, active: boolean, txid: number): Judged => {
