@@ -114,6 +114,8 @@ export const toFile = Effect.fnUntraced(function*(
   const { disk } = kv
   const parent = NodePath.dirname(NodePath.resolve(path))
   yield* Disk.ensureDirectory(disk, parent)
+  // A process that died at once may have made them, and not have come to this.
+  yield* Disk.syncAncestors(disk, parent)
   yield* refuseSpecial(disk, parent, path)
   const building = NodePath.join(parent, temporaryName(path))
   return yield* Effect.acquireUseRelease(

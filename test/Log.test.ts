@@ -367,7 +367,15 @@ describe("rotation", () => {
           disk.calls.slice(from).map(({ kind, path }) =>
             `${kind} ${NodePath.basename(path).replace(/^datawal.*/, "")}`
           ),
-          ["sync 00000001.dwal", "create 00000002.dwal", "syncDirectory ", "appendNow 00000002.dwal"]
+          [
+            // A note for the next writer, for as long as the sync runs.
+            "writeText .lock",
+            "sync 00000001.dwal",
+            "writeText .lock",
+            "create 00000002.dwal",
+            "syncDirectory ",
+            "appendNow 00000002.dwal"
+          ]
         )
       }))
     }))

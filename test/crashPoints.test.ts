@@ -434,9 +434,7 @@ describe("a target is absent or whole after a crash at any point, and there when
   }
 
   for (const workload of targets) {
-    // An export makes no ancestor durable that it did not make itself.
-    const test = workload.name === "an export into new directories" ? it.live.fails : it.live
-    test(`${workload.name}, made again after the death of the process, is there after a power loss`, () =>
+    it.live(`${workload.name}, made again after the death of the process, is there after a power loss`, () =>
       Effect.gen(function*() {
         const points = new Points(new Counts())
         yield* runWorkload(workload, { mode: "adversarial" }, points)
@@ -510,8 +508,8 @@ describe("after a failed sync, what a later writer syncs survives", () => {
     }
   }
 
-  // The kernel tells of the failure once, and a process that dies before it could note it takes the news along.
-  it.live.fails("even if the process dies before it could do anything about it", () =>
+  // The kernel tells of the failure once: the note for the next writer must be there already.
+  it.live("even if the process dies before it could do anything about it", () =>
     failEverySync(
       workloads[0]!,
       "dropped",

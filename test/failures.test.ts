@@ -486,7 +486,7 @@ describe("a failing disk while the store is opened", () => {
       }).pipe(Effect.scoped)
       const overwritten = dry.calls.findIndex((call) => call.kind === "overwrite")
       const synced = dry.calls.findIndex((call, at) => call.kind === "sync" && at > overwritten)
-      const cleared = dry.calls.findLastIndex((call) => call.kind === "writeText")
+      const cleared = dry.calls.findIndex((call, at) => call.kind === "writeText" && at > synced)
       assert.isTrue(overwritten >= 0 && synced > overwritten && cleared > synced)
       for (const [index, call] of dry.calls.entries()) {
         // The pid may fail to be written, and what comes behind has been mended.

@@ -16,8 +16,8 @@ afterAll(() => {
   process.stdout.write(`\nMet by the random crash tests:\n${total.toString()}\n`)
 })
 
-const lives = 2_000
-const batch = 500
+const lives = 1_200
+const batch = 300
 
 describe("nothing synced is lost in a random life of faults and crashes", () => {
   for (let seed = 1; seed < lives; seed += batch) {

@@ -29,6 +29,7 @@ export const compact = Effect.fnUntraced(function*<E>(
   const parent = NodePath.dirname(path)
   yield* refuseUsed(disk, target)
   yield* Disk.ensureDirectory(disk, parent)
+  yield* Disk.syncAncestors(disk, parent)
   const building = NodePath.join(parent, temporaryName(path))
   return yield* Effect.gen(function*() {
     const compacted = yield* Effect.scoped(write(building, entries, onProgress))

@@ -49,8 +49,8 @@ export interface Start {
   readonly segments: ReadonlyArray<{ readonly id: number; readonly bytes: number }>
   readonly txid: number
   readonly segmentSize: number
-  /** Told from where on it is open what is durable, when an fsync has failed. */
-  readonly noteUnsynced: (from: Position) => Effect.Effect<void, IoError>
+  /** Notes for the next writer from where on durability is open: while an fsync runs, and after a failed one. */
+  readonly noteUnsynced: (from: Position | undefined) => Effect.Effect<void, IoError>
 }
 
 // Batches are gathered up to this size before they are handed over in one write.
@@ -295,16 +295,25 @@ export class Writer {
     if (this.isSynced) return Effect.void
     const segment = this.#segment
     const offset = this.#offset
-    const synced = Effect.tapError(this.#guard(this.#file.sync), () =>
-      Effect.catch(
-        this.#start.noteUnsynced({ segment, offset: this.#syncedSegment === segment ? this.#syncedOffset : 0 }),
-        (error) => Effect.logWarning("the failed sync could not be noted for the next writer", error)
-      ))
-    return Effect.map(synced, () => {
-      this.#syncedSegment = segment
-      this.#syncedOffset = offset
-    })
+    const from = { segment, offset: this.#syncedSegment === segment ? this.#syncedOffset : 0 }
+    // Before, not after it has failed: the system tells of a failure once, and a process that is killed with the news
+    // must leave word for the next writer. A note that cannot be written is no reason not to sync.
+    return Effect.ignore(this.#start.noteUnsynced(from)).pipe(
+      Effect.andThen(Effect.tapError(this.#guard(this.#file.sync), () => this.#noteFailed(from))),
+      Effect.andThen(Effect.ignore(this.#start.noteUnsynced(undefined))),
+      Effect.map(() => {
+        this.#syncedSegment = segment
+        this.#syncedOffset = offset
+      })
+    )
   })
+
+  #noteFailed(from: Position): Effect.Effect<void> {
+    return Effect.catch(
+      this.#start.noteUnsynced(from),
+      (error) => Effect.logWarning("the failed sync could not be noted for the next writer", error)
+    )
+  }
 
   /** Syncs the active segment and goes on in the next. */
   readonly rotate: Effect.Effect<Position, WriteError> = Effect.suspend(() =>

@@ -222,16 +222,6 @@ export interface Outcome {
   readonly script: string
 }
 
-// The kernel tells of a failed fsync once; a process that dies before it could note that takes the news along. That
-// known window (see crashPoints.test.ts) is not stepped into here: the machine loses power instead.
-const diedUnnoted = (disk: SimulatedDisk): boolean => {
-  const failed = disk.operations.findLast(({ kind, outcome }) => kind === "sync" && outcome.startsWith("E"))
-  return failed !== undefined &&
-    !disk.operations.some(({ index, kind, outcome }) =>
-      index > failed.index && kind === "writeText" && outcome === "ok"
-    )
-}
-
 const exportProblem = (disk: SimulatedDisk, exports: Exports): string | undefined => {
   const bytes = disk.files.get(exported)
   const found = bytes === undefined ? undefined : Buffer.from(bytes).toString("latin1")
@@ -278,9 +268,8 @@ export const live = (life: Life, counts: Counts): Effect.Effect<Outcome> =>
       if (recovered.accepted) {
         kept = model.written.length
       }
-      const end = round.end === "power loss" || diedUnnoted(now) ? "power loss" : round.end
-      counts.add(`end: ${end}${now.stopped ? ", at a call" : ""}`)
-      if (end === "power loss") {
+      counts.add(`end: ${round.end}${now.stopped ? ", at a call" : ""}`)
+      if (round.end === "power loss") {
         disk = now.crash()
         kept = model.synced
         exports.tried = [exports.promised, ...exports.tried]
