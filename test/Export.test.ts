@@ -259,7 +259,10 @@ describe("import", () => {
   it.effect("does not care where the chunks are cut", () =>
     Effect.gen(function*() {
       const whole = Buffer.from(`${line("a", "1")}\r\n${line("é", "zwei")}\n   \t\n${line("c", "").trimEnd()}`)
-      const want = [[hex(Buffer.from("a")), hex(Buffer.from("1"))], ["63", ""], [
+      const want: ReadonlyArray<readonly [string, string]> = [[hex(Buffer.from("a")), hex(Buffer.from("1"))], [
+        "63",
+        ""
+      ], [
         hex(Buffer.from("é")),
         hex(Buffer.from("zwei"))
       ]]
@@ -267,7 +270,7 @@ describe("import", () => {
         const kv = yield* fresh
         const chunks = Stream.make<ReadonlyArray<Uint8Array>>(whole.subarray(0, at), whole.subarray(at))
         assert.strictEqual((yield* Export.fromLines(kv, chunks)).records_written, 3)
-        assert.deepStrictEqual(yield* content(kv), want as unknown as ReadonlyArray<readonly [string, string]>)
+        assert.deepStrictEqual(yield* content(kv), want)
       }
       const kv = yield* fresh
       yield* Export.fromLines(kv, Stream.fromIterable(numbers(whole.length).map((at) => whole.subarray(at, at + 1))))
