@@ -119,6 +119,11 @@ export interface DiskService {
   readonly list: (path: string) => Effect.Effect<ReadonlyArray<DiskEntry>, IoError>
   readonly rename: (from: string, to: string) => Effect.Effect<void, IoError>
   readonly remove: (path: string) => Effect.Effect<void, IoError>
+  /**
+   * A text that changes with every change of the file at a path, whoever makes it, and with another file in its place.
+   * It is compared, never read; a copy of the file has another one.
+   */
+  readonly identity: (path: string) => Effect.Effect<string, IoError>
   /** Removes a directory with all that is in it; one that is missing is fine. */
   readonly removeTree: (path: string) => Effect.Effect<void, IoError>
 }

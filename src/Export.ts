@@ -27,15 +27,16 @@ import type * as Log from "./Log.ts"
 const base64 = (bytes: Uint8Array): string =>
   Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("base64")
 
-const fromBase64 = (text: string): Uint8Array => {
-  const bytes = Buffer.from(text, "base64")
-  return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.length)
-}
+const fromBase64 = (text: string): Uint8Array => Buffer.from(text, "base64")
 
 // Strict, as the Rust program's decoder is: padding, and no bits left over.
 const Base64 = Schema.String.check(
   Schema.makeFilter((text: string) => base64(fromBase64(text)) === text, { expected: "canonical standard Base64" })
 )
+
+const line_start = `{"key_b64":"`
+const line_middle = `","value_b64":"`
+const line_end = `"}`
 
 /**
  * A line: a key and its value in standard Base64 with padding.
@@ -76,7 +77,7 @@ export interface Imported {
 export const toLines = (kv: Kv.KvRead): Stream.Stream<string, IoError | CorruptSegment> =>
   Stream.map(
     kv.entries({ ordered: true }),
-    ({ key, value }) => `{"key_b64":"${base64(key)}","value_b64":"${base64(value)}"}\n`
+    ({ key, value }) => `${line_start}${base64(key)}${line_middle}${base64(value)}${line_end}\n`
   )
 
 /**
@@ -175,22 +176,41 @@ const decodeLine = Schema.decodeUnknownResult(Line)
 // What is wrong with a line may quote it, and a line may have megabytes.
 const detail_characters_max = 200
 
+/** The record of a line as an export writes it, or `undefined`: then the schema says more, in ten times as long. */
+const exportedRecord = (text: Buffer): readonly [Uint8Array, Uint8Array] | undefined => {
+  const line = text.toString("latin1")
+  const keyEnd = line.indexOf("\"", line_start.length)
+  const valueStart = keyEnd + line_middle.length
+  const valueEnd = line.length - line_end.length
+  const isExported = line.startsWith(line_start) && line.startsWith(line_middle, keyEnd) && line.endsWith(line_end) &&
+    valueStart <= valueEnd
+  if (!isExported) return undefined
+  const key_b64 = line.slice(line_start.length, keyEnd)
+  const value_b64 = line.slice(valueStart, valueEnd)
+  const key = fromBase64(key_b64)
+  const value = fromBase64(value_b64)
+  return base64(key) === key_b64 && base64(value) === value_b64 ? [key, value] : undefined
+}
+
 const parse = ({ line, text }: NumberedLine): Result.Result<readonly [Uint8Array, Uint8Array], InvalidLine> => {
   const refuse = (detail: string) => Result.fail(new InvalidLine({ line, detail }))
   if (text === undefined) return refuse("it is longer than any record")
-  const decoded = decodeLine(text.toString("utf8"))
-  if (Result.isFailure(decoded)) {
-    return refuse(decoded.failure.message.replaceAll(/\s+/g, " ").slice(0, detail_characters_max))
+  let record = exportedRecord(text)
+  if (record === undefined) {
+    const decoded = decodeLine(text.toString("utf8"))
+    if (Result.isFailure(decoded)) {
+      return refuse(decoded.failure.message.replaceAll(/\s+/g, " ").slice(0, detail_characters_max))
+    }
+    record = [fromBase64(decoded.success.key_b64), fromBase64(decoded.success.value_b64)]
   }
-  const key = fromBase64(decoded.success.key_b64)
-  const value = fromBase64(decoded.success.value_b64)
+  const [key, value] = record
   if (key.length > Frame.key_bytes_max) {
     return refuse(`the key has ${key.length} bytes, the limit is ${Frame.key_bytes_max}`)
   }
   if (value.length > Frame.payload_bytes_max) {
     return refuse(`the value has ${value.length} bytes, the limit is ${Frame.payload_bytes_max}`)
   }
-  return Result.succeed([key, value])
+  return Result.succeed(record)
 }
 
 /**
@@ -230,17 +250,19 @@ export const fromLines = Effect.fnUntraced(function*<E, R>(
       }
     })
   })
-  const read = Stream.runForEach(
-    lines(input, line_bytes_max),
-    (line): Effect.Effect<void, InvalidLine | Log.WriteError> => {
+  const add = Effect.fnUntraced(function*(
+    numbered: ReadonlyArray<NumberedLine>
+  ): Effect.fn.Return<void, InvalidLine | Log.WriteError> {
+    for (const line of numbered) {
       const parsed = parse(line)
-      if (Result.isFailure(parsed)) return Effect.fail(parsed.failure)
+      if (Result.isFailure(parsed)) return yield* parsed.failure
       const [key, value] = parsed.success
       batch.push(parsed.success)
       batchBytes += Frame.encodedLength(key.length, value.length)
-      return batchBytes >= batch_bytes_max ? flush : Effect.void
+      if (batchBytes >= batch_bytes_max) yield* flush
     }
-  )
+  })
+  const read = Stream.runForEachArray(lines(input, line_bytes_max), add)
   const outcome = yield* Effect.result(read)
   // Only what has not been handed over yet: a failed write has emptied the batch.
   if (!stopped) {

@@ -302,6 +302,14 @@ export const checksumHolds = (bytes: Uint8Array, view: DataView, at: number, len
   return crc.crc32c(bytes, at, end, 0) === view.getUint32(end, true)
 }
 
+/** Whether a whole frame of that length stands at `at`, and sets that key. @internal */
+export const isPutOf = (key: Uint8Array, bytes: Uint8Array, view: DataView, at: number, length: number): boolean => {
+  if (inspect(view, at, at + length) !== length || bytes[at + fieldOffset.recordType] !== 1) return false
+  if (view.getUint32(at + fieldOffset.keyLength, true) !== key.length) return false
+  for (let index = 0; index < key.length; index++) if (bytes[at + header_bytes + index] !== key[index]) return false
+  return checksumHolds(bytes, view, at, length)
+}
+
 /** The record whose inspected frame starts at `at` of a chunk that starts at `base` of its segment. @internal */
 export const recordAt = (
   bytes: Uint8Array,

@@ -21,19 +21,30 @@ import type * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import * as Stream from "effect/Stream"
 import * as Disk from "./Disk.ts"
-import type {
-  CorruptSegment,
-  CorruptTail,
+import {
+  type CorruptSegment,
+  type CorruptTail,
   InvalidOptions,
-  IoError,
-  LockUnavailable,
-  TargetRefused,
-  WriterPoisoned
+  type IoError,
+  type LockUnavailable,
+  type TargetRefused,
+  type WriterPoisoned
 } from "./Errors.ts"
 import { type Bytes, toBytes } from "./internal/bytes.ts"
+import { load as loadCheckpoint } from "./internal/checkpoint.ts"
+import { type CheckpointPolicy, keepCheckpoint } from "./internal/checkpointing.ts"
 import { closeOnFailure } from "./internal/closeOnFailure.ts"
 import { compact, type Compacted } from "./internal/compaction.ts"
-import { type KeyValue, located, Projection, readValue, type Source, withValues } from "./internal/projection.ts"
+import {
+  type KeyValue,
+  located,
+  Projection,
+  projectionOf,
+  type Source,
+  valueOf,
+  valuesOf,
+  withValues
+} from "./internal/projection.ts"
 import type { Place } from "./internal/segmentFiles.ts"
 import * as Log from "./Log.ts"
 import * as Reader from "./Reader.ts"
@@ -43,6 +54,11 @@ export type {
   /** What a compaction wrote: keys, records and the bytes of their frames. @category models @since 0.1.0 */
   Compacted
 } from "./internal/compaction.ts"
+
+export type {
+  /** When the index is saved. @category options @since 0.1.0 */
+  CheckpointPolicy
+} from "./internal/checkpointing.ts"
 
 export type {
   /** A key and its value. @category models @since 0.1.0 */
@@ -148,6 +164,23 @@ export interface KvRead {
 export type CompactError = IoError | CorruptSegment | LockUnavailable | TargetRefused
 
 /**
+ * How a store is opened: as a log is, and what becomes of its checkpoint.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface Options extends Omit<Log.Options, "replay" | "resume"> {
+  /**
+   * The index is saved in the directory as `keydir.checkpoint`, so that the next opening reads that file and only what
+   * was written after it, without looking at the records before it again: each is checked when it is read. `auto` (the
+   * default) saves it at a rotation and when the store is closed, where that is worth it; `always` whenever something
+   * is new; `never` neither saves nor uses one. One that is missing, damaged or not of these very files is not used,
+   * nor is any under the policies `strict` and `prefix`.
+   */
+  readonly checkpoint?: CheckpointPolicy | undefined
+}
+
+/**
  * The store, opened for write.
  *
  * @category services
@@ -196,12 +229,7 @@ const makeRead = (
   projection: Projection,
   segments: Effect.Effect<ReadonlyArray<Log.Segment>, IoError>
 ): KvRead => {
-  const get = (key: Bytes) =>
-    Effect.suspend(() => {
-      const bytes = toBytes(key)
-      const place = projection.placeOf(bytes)
-      return place === undefined ? Effect.succeed(undefined) : readValue(source, bytes, place)
-    })
+  const get = (key: Bytes) => Effect.suspend(() => valueOf(source, projection, toBytes(key)))
   const select = (range: Range = {}) =>
     Stream.suspend(() =>
       located(projection.snapshot(), {
@@ -215,7 +243,7 @@ const makeRead = (
     disk: source.disk,
     report,
     get,
-    getMany: (keys) => Effect.suspend(() => Effect.forEach(Array.from(keys), get)),
+    getMany: (keys) => Effect.suspend(() => valuesOf(source, projection, Array.from(keys, toBytes))),
     has: (key) => Effect.sync(() => projection.has(toBytes(key))),
     refOf: (key) => Effect.sync(() => projection.placeOf(toBytes(key))),
     size: Effect.sync(() => projection.size),
@@ -228,11 +256,10 @@ const makeRead = (
         Disk.Disk,
         source.disk
       ),
-    statistics: Effect.map(segments, (segments) => ({
-      keys: projection.size,
-      ...projection.counts,
-      segments: segments.length
-    }))
+    statistics: Effect.map(segments, (segments) => {
+      const { bytes, liveBytes, records } = projection.counts
+      return { keys: projection.size, records, liveBytes, deadBytes: bytes - liveBytes, segments: segments.length }
+    })
   }
 }
 
@@ -284,11 +311,37 @@ const makeWrite = (log: Log.Log["Service"], projection: Projection): Kv["Service
 }
 
 const open = Effect.fnUntraced(function*(
-  options: Omit<Log.Options, "replay">
+  options: Options
 ): Effect.fn.Return<Kv["Service"], Log.OpenError, Scope.Scope> {
-  const projection = new Projection()
-  const log = yield* Log.make({ ...options, replay: (records) => projection.applyAll(records) })
-  yield* log.observe((record, ref) => projection.apply(record.type, record.key, ref))
+  const { checkpoint: policy = "auto", ...logOptions } = options
+  if (policy !== "auto" && policy !== "always" && policy !== "never") {
+    return yield* new InvalidOptions({ detail: `checkpoint is auto, always or never, not ${String(policy)}` })
+  }
+  const disk = yield* Disk.Disk
+  let projection = new Projection()
+  let covered = { records: 0, bytes: 0 }
+  const log = yield* Log.make({
+    ...logOptions,
+    replay: (records) => projection.applyAll(records),
+    resume: policy === "never" ? undefined : {
+      from: Effect.map(loadCheckpoint(disk, options.directory), (checkpoint) => {
+        if (checkpoint !== undefined) projection = projectionOf(checkpoint)
+        covered = projection.counts
+        return checkpoint?.covered
+      }),
+      forget: () => {
+        projection = new Projection()
+        covered = projection.counts
+      }
+    }
+  })
+  // Before the checkpoint, so that the index follows the log until the last one has been written.
+  let beforeRecord = (_: Log.RecordRef): void => {}
+  yield* log.observe((record, ref) => {
+    beforeRecord(ref)
+    projection.apply(record.type, record.key, ref)
+  })
+  beforeRecord = yield* keepCheckpoint(log, projection, { policy, covered })
   return makeWrite(log, projection)
 })
 
@@ -318,7 +371,7 @@ const open = Effect.fnUntraced(function*(
  * @since 0.1.0
  */
 export const make = (
-  options: Omit<Log.Options, "replay">
+  options: Options
 ): Effect.Effect<Kv["Service"], Log.OpenError, Scope.Scope> => closeOnFailure(open(options))
 
 /**
@@ -375,8 +428,7 @@ export const makeReader = (
  * @category layers
  * @since 0.1.0
  */
-export const layer = (options: Omit<Log.Options, "replay">): Layer.Layer<Kv, Log.OpenError> =>
-  Layer.effect(Kv, make(options))
+export const layer = (options: Options): Layer.Layer<Kv, Log.OpenError> => Layer.effect(Kv, make(options))
 
 /**
  * A layer whose options come from configuration.
@@ -385,7 +437,7 @@ export const layer = (options: Omit<Log.Options, "replay">): Layer.Layer<Kv, Log
  * @since 0.1.0
  */
 export const layerConfig = (
-  options: Config.Wrap<Omit<Log.Options, "replay">>
+  options: Config.Wrap<Options>
 ): Layer.Layer<Kv, Log.OpenError | Config.ConfigError> => Layer.effect(Kv, Effect.flatMap(Config.unwrap(options), make))
 
 /**

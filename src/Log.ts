@@ -28,23 +28,24 @@ import type * as Scope from "effect/Scope"
 import * as Sink from "effect/Sink"
 import * as Stream from "effect/Stream"
 import * as Disk from "./Disk.ts"
-import {
-  type CorruptSegment,
-  type CorruptTail,
+import type {
+  CorruptSegment,
+  CorruptTail,
   InvalidOptions,
-  type InvalidPosition,
-  type IoError,
-  type LimitExceeded,
-  type LockHeld,
-  type LockUnavailable,
-  type WriterPoisoned
+  InvalidPosition,
+  IoError,
+  LimitExceeded,
+  LockHeld,
+  LockUnavailable,
+  WriterPoisoned
 } from "./Errors.ts"
 import type * as Frame from "./Frame.ts"
 import { type Bytes, toBytes } from "./internal/bytes.ts"
 import { closeOnFailure } from "./internal/closeOnFailure.ts"
+import { optionsError } from "./internal/logOptions.ts"
 import { framesFrom, type From, invalidPosition, readRef } from "./internal/reading.ts"
-import { type Policy, recover } from "./internal/repair.ts"
-import { SegmentFiles } from "./internal/segmentFiles.ts"
+import { type Covered, type Policy, recover } from "./internal/repair.ts"
+import { type KeyedPlace, type Place, SegmentFiles } from "./internal/segmentFiles.ts"
 import { type Entry, type RecordRef, Writer } from "./internal/writer.ts"
 import * as Lock from "./Lock.ts"
 import * as Recovery from "./Recovery.ts"
@@ -143,7 +144,39 @@ export interface Options {
    * It must not throw, and must copy what it keeps of a key or payload.
    */
   readonly replay?: ((records: ReadonlyArray<Frame.LogRecord>) => void) | undefined
+  /** Where `replay` starts, for an index that was saved; at the first record by default. Policy `repair` only. */
+  readonly resume?: Resume | undefined
 }
+
+/**
+ * How an index that was saved goes on: opening reads only what came after it.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface Resume {
+  /**
+   * Asked with the lock held: what the index covers, or `undefined` when it is of no use. The answer is trusted to be
+   * about these very files, whose covered part is not read.
+   */
+  readonly from: Effect.Effect<Covered | undefined>
+  /**
+   * Called when what follows is damaged or does not fit: then `replay` is given every record from the first on, as if
+   * nothing had been saved. No byte is ever cut on the word of a saved index.
+   */
+  readonly forget: () => void
+}
+
+export type {
+  /**
+   * The beginning of a log: its segments up to some record's end, how many records are in them, and the last one's
+   * txid. All segments but the last are covered whole.
+   *
+   * @category models
+   * @since 0.1.0
+   */
+  Covered
+} from "./internal/repair.ts"
 
 /**
  * A segment and the bytes of the records in it.
@@ -216,6 +249,13 @@ export class Log extends Context.Service<Log, {
    * wait, does nothing (`undefined`). Does not wait for durability: `settle` does. */
   readonly appendNow: (record: RecordInput) => Exit.Exit<RecordRef, WriteError> | undefined
 
+  /** For a projection: the payload of a key's Put at a place, if it is small, can be read in this very step, and is
+   * sound in every way; otherwise `undefined`, and `read` says why. */
+  readonly valueNow: (key: Uint8Array, place: Place) => Uint8Array | IoError | undefined
+
+  /** `valueNow` for many at once, in the order given. The payloads are views that may share a buffer. */
+  readonly valuesNow: (places: ReadonlyArray<KeyedPlace>) => Array<Uint8Array | IoError | undefined>
+
   /** `appendRecord`, but resolved once the kernel has the record, whatever `durability` says. */
   readonly write: (record: RecordInput) => Effect.Effect<RecordRef, WriteError>
 
@@ -261,27 +301,6 @@ export class Log extends Context.Service<Log, {
 /** Where a log goes on in a new segment unless told otherwise. @category constants @since 0.1.0 */
 export const segment_bytes_default = 67_108_864
 
-const optionsError = (options: Options): InvalidOptions | undefined => {
-  const refuse = (detail: string) => new InvalidOptions({ detail })
-  for (const name of ["segmentSize", "chunkSize"] as const) {
-    const value = options[name]
-    if (value !== undefined && !(Number.isSafeInteger(value) && value > 0)) {
-      return refuse(`${name} is a whole number of bytes above 0, not ${value}`)
-    }
-  }
-  const { durability, policy } = options
-  if (policy !== undefined && policy !== "repair" && policy !== "strict" && policy !== "prefix") {
-    return refuse(`policy is repair, strict or prefix, not ${String(policy)}`)
-  }
-  if (options.directory === "") return refuse("directory is empty")
-  if (durability === undefined || durability === "manual" || durability === "always") return undefined
-  const interval = Duration.fromInput(durability)
-  return interval._tag === "Some" && Duration.isGreaterThan(interval.value, Duration.zero) &&
-      Duration.isFinite(interval.value)
-    ? undefined
-    : refuse("durability is manual, always or an interval above 0")
-}
-
 const open = Effect.fnUntraced(function*(
   options: Options
 ): Effect.fn.Return<Log["Service"], OpenError, Scope.Scope> {
@@ -291,11 +310,14 @@ const open = Effect.fnUntraced(function*(
   const chunkSize = options.chunkSize ?? Recovery.chunk_bytes_default
   const disk = yield* Disk.Disk
   const lock = yield* Lock.acquire(directory, { wait: options.waitForLock })
+  const policy = options.policy ?? "repair"
   const { report, segments } = yield* recover(disk, directory, {
     lock,
-    policy: options.policy ?? "repair",
+    policy,
     chunkSize,
-    replay: options.replay
+    replay: options.replay,
+    // The other policies are there for damage: whoever asks for them wants everything looked at.
+    resume: policy === "repair" ? options.resume : undefined
   })
   const files = new SegmentFiles(disk, directory)
   yield* Effect.addFinalizer(() => files.closeAll)
@@ -369,6 +391,8 @@ const makeService = (parts: {
       (sum, records: ReadonlyArray<RecordInput>) => Effect.map(appendAll(records), (refs) => addAppended(sum, refs))
     ),
     appendNow: (record) => writer.appendNow(toEntry(record)),
+    valueNow: (key, place) => files.valueNow(key, place),
+    valuesNow: (places) => files.valuesNow(places),
     write,
     writeAll,
     settle: settles ? writer.sync : Effect.void,

@@ -18,7 +18,7 @@ import type * as Frame from "./Frame.ts"
 import type { Damage } from "./internal/damage.ts"
 import { type Bounds, framesFrom, type From, readRef } from "./internal/reading.ts"
 import { count } from "./internal/repair.ts"
-import { SegmentFiles } from "./internal/segmentFiles.ts"
+import { type KeyedPlace, type Place, SegmentFiles } from "./internal/segmentFiles.ts"
 import type { RefLike, Segment } from "./Log.ts"
 import * as Recovery from "./Recovery.ts"
 
@@ -47,6 +47,12 @@ export class Reader extends Context.Service<Reader, {
 
   /** The record of one reference, checked against its checksum and length, and its txid if it has one. */
   readonly read: (ref: RefLike) => Effect.Effect<Frame.LogRecord, IoError | CorruptSegment | InvalidPosition>
+
+  /** For a projection: see `Log.valueNow`. */
+  readonly valueNow: (key: Uint8Array, place: Place) => Uint8Array | IoError | undefined
+
+  /** For a projection: see `Log.valuesNow`. */
+  readonly valuesNow: (places: ReadonlyArray<KeyedPlace>) => Array<Uint8Array | IoError | undefined>
 
   /** The segments there are, in order, with the bytes of their files; the last is the active one. */
   readonly segments: Effect.Effect<ReadonlyArray<Segment>, IoError>
@@ -130,6 +136,8 @@ export const make = Effect.fnUntraced(function*(
     stream: stream<IoError>((bounds) => Recovery.frames(directory, bounds)),
     streamFrom: (from) => stream((bounds) => framesFrom(directory, from, bounds)),
     read: (ref) => readRef(disk, directory, files, ref, chunkSize),
+    valueNow: (key, place) => files.valueNow(key, place),
+    valuesNow: (places) => files.valuesNow(places),
     segments: onDisk(
       Effect.flatMap(
         Recovery.listGrowingSegments(directory),

@@ -29,6 +29,7 @@ import * as NodePath from "node:path"
 import * as Disk from "./Disk.ts"
 import { CorruptSegment, CorruptTail, DamageReason, type IoError } from "./Errors.ts"
 import * as Frame from "./Frame.ts"
+import { sharedBytes } from "./internal/bytes.ts"
 import { classify, type Damage, type Damaged } from "./internal/damage.ts"
 
 /** Bytes that a reader asks the disk for at once. @category constants @since 0.1.0 */
@@ -206,7 +207,7 @@ const readChunk = Effect.fnUntraced(function*(
   base: number,
   length: number
 ): Effect.fn.Return<Chunk, IoError> {
-  const bytes = new Uint8Array(Buffer.allocUnsafeSlow(length).buffer)
+  const bytes = sharedBytes(length)
   const count = yield* Disk.readFully(file, bytes, 0, length, base)
   return { bytes: bytes.subarray(0, count), view: new DataView(bytes.buffer, 0, count), base, short: count < length }
 })

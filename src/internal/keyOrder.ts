@@ -36,8 +36,9 @@ const live_bit = 1 << 28
 
 /** Words of records that one step passes by while it looks for those in range: eight slabs, ~0.5 ms. */
 const scan_words_max = 8 * slab_words
-/** Entries that one step sorts: ~0.6 ms with 16-byte keys, a few while the code is cold. */
-const run_entries = 2_048
+/** Entries that one step sorts: ~1 ms, a few while the code is cold. Their numbers fit beside 32 bits in a double. */
+const run_bits = 12
+const run_entries = 2 ** run_bits
 /** Entries in one batch, whatever was asked for: ~2 ms of merging and copying. */
 const batch_entries_max = 2_048
 /** Key words after which a step ends early: 128 KiB, so that long keys cannot stretch it. */
@@ -249,38 +250,70 @@ class Scan {
   }
 }
 
-/** Bottom-up merge sort: no call per comparison but ours, and each level reads a key no more often than it is long. */
-const sortRun = (slabs: Slabs, entries: Uint32Array): Uint32Array => {
-  const count = entries.length
-  let source = entries
-  let target: Uint32Array = new Uint32Array(count)
-  for (let width = 1; width < count; width *= 2) {
-    for (let start = 0; start < count; start += 2 * width) {
-      const middle = Math.min(start + width, count)
-      const end = Math.min(start + 2 * width, count)
-      let left = start
-      let right = middle
-      for (let to = start; to < end; to++) {
-        const fromLeft = left < middle &&
-          (right >= end || compareEntries(slabs, source[left] as number, source[right] as number) < 0)
-        target[to] = (fromLeft ? source[left++] : source[right++]) as number
-      }
-    }
-    const sorted = target
-    target = source
-    source = sorted
+/** How many words the keys of all entries begin with alike. */
+const commonWords = (slabs: Slabs, entries: Uint32Array, first: number, limit: number): number => {
+  const a = slabOf(slabs, first)
+  const aAt = (first & (slab_words - 1)) + header_words
+  let common = Math.min(limit, keyWords(keyLenAt(a, aAt - header_words)))
+  for (let i = 0; i < entries.length && common > 0; i++) {
+    const entry = entries[i] as number
+    const b = slabOf(slabs, entry)
+    const bAt = (entry & (slab_words - 1)) + header_words
+    const length = keyWords(keyLenAt(b, bAt - header_words))
+    let word = 0
+    while (word < common && word < length && a[aAt + word] === b[bAt + word]) word++
+    common = word
   }
-  return source
+  return common
+}
+
+/** The first word in which keys that begin alike may differ; the lowest where the key ends before it. */
+const headAt = (slabs: Slabs, entry: number, common: number): number => {
+  const words = slabOf(slabs, entry)
+  const at = entry & (slab_words - 1)
+  return common < keyWords(keyLenAt(words, at)) ? words[at + header_words + common] as number : 0
+}
+
+const isSorted = (slabs: Slabs, entries: Uint32Array): boolean => {
+  for (let i = 1; i < entries.length; i++) {
+    if (compareEntries(slabs, entries[i - 1] as number, entries[i] as number) > 0) return false
+  }
+  return true
+}
+
+/**
+ * Sorts a run. Numbers of a word that tells most keys apart and of the entry are sorted by the engine's own sort, which
+ * for doubles needs no call per comparison; what that word leaves equal is sorted by whole keys.
+ */
+const sortRun = (slabs: Slabs, entries: Uint32Array): Uint32Array => {
+  if (isSorted(slabs, entries)) return entries
+  const common = commonWords(slabs, entries, entries[0] as number, key_bytes_max)
+  const numbers = new Float64Array(entries.length)
+  for (let i = 0; i < entries.length; i++) numbers[i] = headAt(slabs, entries[i] as number, common) * run_entries + i
+  numbers.sort()
+  const sorted = new Uint32Array(entries.length)
+  for (let i = 0; i < entries.length; i++) sorted[i] = entries[(numbers[i] as number) % run_entries] as number
+  let start = 0
+  for (let i = 1; i <= entries.length; i++) {
+    const head = Math.floor((numbers[start] as number) / run_entries)
+    if (i < entries.length && Math.floor((numbers[i] as number) / run_entries) === head) continue
+    if (i - start > 1) sorted.subarray(start, i).sort((a, b) => compareEntries(slabs, a, b))
+    start = i
+  }
+  return sorted
 }
 
 /** A heap of sorted runs, the one whose next entry has the lowest key on top. */
 class Merge {
   private readonly slabs: Slabs
-  /** By run number: the sorted entries, how many were passed on, and the next one. */
+  /** By run number: the sorted entries, how many were passed on, the next one, and the head of its key. */
   private readonly runs: Array<Uint32Array> = []
   private readonly taken: Array<number> = []
+  private readonly nexts: Array<number> = []
   private readonly heads: Array<number> = []
-  /** Run numbers. The head of a parent is below those of its children. */
+  /** The words that all keys begin with. */
+  private common = key_bytes_max
+  /** Run numbers. The next entry of a parent is below those of its children. */
   private readonly heap: Array<number> = []
 
   constructor(slabs: Slabs) {
@@ -288,22 +321,32 @@ class Merge {
   }
 
   add(run: Uint32Array): void {
-    const number = this.runs.push(run) - 1
-    this.taken.push(0)
-    this.heads.push(run[0] as number)
-    this.rise(this.heap.push(number) - 1, number)
+    const first = this.runs[0]?.[0] ?? run[0] as number
+    this.common = commonWords(this.slabs, run, first, this.common)
+    this.runs.push(run)
+  }
+
+  /** To be called when all runs are in. */
+  start(): void {
+    for (const [number, run] of this.runs.entries()) {
+      this.taken.push(0)
+      this.nexts.push(0)
+      this.heads.push(0)
+      this.point(number, run[0] as number)
+      this.rise(this.heap.push(number) - 1, number)
+    }
   }
 
   /** Takes the entry with the lowest key; 0 when there is none. */
   next(): number {
     const top = this.heap[0]
     if (top === undefined) return 0
-    const entry = this.heads[top] as number
+    const entry = this.nexts[top] as number
     const run = this.runs[top] as Uint32Array
     const taken = (this.taken[top] as number) + 1
     if (taken < run.length) {
       this.taken[top] = taken
-      this.heads[top] = run[taken] as number
+      this.point(top, run[taken] as number)
       this.sink(top)
     } else {
       const last = this.heap.pop() as number
@@ -312,16 +355,22 @@ class Merge {
     return entry
   }
 
-  /** Puts a run where it belongs, from the top: down past every child first, since most belong near the bottom. */
+  private point(run: number, entry: number): void {
+    this.nexts[run] = entry
+    this.heads[run] = headAt(this.slabs, entry, this.common)
+  }
+
+  /** Puts a run where it belongs, from the top. One that goes on below all others stays, as when keys came in order. */
   private sink(run: number): void {
     const { heap } = this
     let at = 0
     for (let child = 1; child < heap.length; child = 2 * at + 1) {
       if (child + 1 < heap.length && this.before(heap[child + 1] as number, heap[child] as number)) child++
+      if (!this.before(heap[child] as number, run)) break
       heap[at] = heap[child] as number
       at = child
     }
-    this.rise(at, run)
+    heap[at] = run
   }
 
   private rise(from: number, run: number): void {
@@ -337,7 +386,11 @@ class Merge {
   }
 
   private before(a: number, b: number): boolean {
-    return compareEntries(this.slabs, this.heads[a] as number, this.heads[b] as number) < 0
+    const aHead = this.heads[a] as number
+    const bHead = this.heads[b] as number
+    return aHead !== bHead
+      ? aHead < bHead
+      : compareEntries(this.slabs, this.nexts[a] as number, this.nexts[b] as number) < 0
   }
 }
 
@@ -363,6 +416,7 @@ function* orderedBatches(slabs: Slabs, scan: Scan, batch: number): Generator<Rea
     if (count > 0) merge.add(sortRun(slabs, entries.slice(0, count)))
     yield []
   }
+  merge.start()
   let entry = merge.next()
   while (entry !== 0) {
     const located: Array<Located> = []

@@ -9,43 +9,45 @@
  * more than its stripe, 10,000 entries at 10^7 keys. An incremental rehash of one table would make look-ups probe two
  * while it lasts; extendible hashing would need a second way for keys that no bit of the hash tells apart.
  *
- * A snapshot keeps the slabs and needs no tables: it is walked, not searched. Slabs are copied on write.
+ * A snapshot keeps the slabs and needs no tables: it is walked, not searched. Slabs are copied on write. A frozen
+ * keydir, which is there to be saved, keeps the tables as well, and they are copied on write too.
  *
  * Invariants:
  *
  * - Two keys with one hash are two keys: the bytes decide.
- * - A snapshot never changes, whatever is set or deleted after it.
- * - A slab is cloned at most once after each snapshot.
+ * - A snapshot never changes, whatever is set or deleted after it; nor does a frozen keydir.
+ * - A slab is cloned at most once after each snapshot, a table at most once after each freezing.
  * - Setting a key that is there takes no new slab space.
  * - Dead records take at most a third of what live ones take, and two slabs.
  *
  * Indexed reads are `as number` or `as` an array: slots are masked by their table's length, stripes come from ten bits,
  * and slab and word of an entry id were in range when the id was made.
  */
+import { halfSipHash } from "./halfSipHash.ts"
 import * as order from "./keyOrder.ts"
 
 export type { BatchOptions, KeydirSnapshot, KeyRange, Located } from "./keyOrder.ts"
 
 /** Enough stripes that one grows in ~0.3 ms at 10^7 keys, few enough that an empty keydir takes 12 KiB. */
 const stripe_bits = 10
-const stripes = 2 ** stripe_bits
+export const stripes = 2 ** stripe_bits
 const stripe_shift = 32 - stripe_bits
 /** Words of a stripe's first table, two a slot: few, since a thousand keys touch most stripes. */
-const table_words_min = 32
+export const table_words_min = 32
 
 /** A record longer than this has a slab of its own, so that less than 1/16 of a shared slab is left over at its end. */
 const shared_words_max = order.slab_words / 16
 /** Dead words allowed beside a third of the live ones, so that a small keydir is not moved around all the time. */
 const dead_words_min = 2 * order.slab_words
 /** What 32-bit entry ids can name: 16 GiB of records, or 262,143 keys of more than 4 KiB. */
-const slabs_max = 2 ** (32 - order.slab_bits)
+export const slabs_max = 2 ** (32 - order.slab_bits)
 
 /** The record has 32 bits for a segment and 48 for an offset. */
 const segment_max = 2 ** 32 - 1
 const offset_max = 2 ** 48 - 1
 
 /** Every stripe begins as this one empty slot. It is never written: the first key makes the stripe grow. */
-const noSlots = new Int32Array(2)
+export const noSlots = new Int32Array(2)
 const noWords = new Uint32Array(0)
 
 /** One seed per process, so that keys chosen for one do not collide in the next. */
@@ -54,50 +56,24 @@ const processSeed = crypto.getRandomValues(new Int32Array(2))
 /** The key at hand as words: packed once, then hashed, compared and copied. Nothing here waits, so one is enough. */
 const packed = new Uint32Array(order.keyWords(order.key_bytes_max))
 
-/**
- * HalfSipHash-1-3 with a 32-bit result, by Aumasson and Bernstein (github.com/veorq/SipHash), the keyed hash that the
- * Linux kernel uses for its own hash tables: whoever chooses the keys without the seed cannot make them collide. It is
- * fed a record's words, where the bytes of each stand the other way round and zeros fill the last; that costs nothing,
- * because the length is fed too.
- */
-export const halfSipHash = (
-  words: Uint32Array,
-  at: number,
-  length: number,
-  seed0: number,
-  seed1: number
-): number => {
-  const end = at + order.keyWords(length)
-  let v0 = seed0
-  let v1 = seed1
-  let v2 = 0x6c796765 ^ seed0
-  let v3 = 0x74656462 ^ seed1
-  // One round for each word, one for the length, and three to finish.
-  for (let i = at; i < end + 4; i++) {
-    let word = 0
-    if (i < end) word = words[i] as number
-    else if (i === end) word = length << 24
-    else if (i === end + 1) v2 ^= 0xff
-    v3 ^= word
-    v0 = (v0 + v1) | 0
-    v1 = ((v1 << 5) | (v1 >>> 27)) ^ v0
-    v0 = (v0 << 16) | (v0 >>> 16)
-    v2 = (v2 + v3) | 0
-    v3 = ((v3 << 8) | (v3 >>> 24)) ^ v2
-    v0 = (v0 + v3) | 0
-    v3 = ((v3 << 7) | (v3 >>> 25)) ^ v0
-    v2 = (v2 + v1) | 0
-    v1 = ((v1 << 13) | (v1 >>> 19)) ^ v2
-    v2 = (v2 << 16) | (v2 >>> 16)
-    v0 ^= word
-  }
-  return v1 ^ v3
-}
-
 /** For tests: a fixed seed, and the bits of the hash to keep, so that keys collide. */
 export interface KeydirOptions {
   readonly seed?: readonly [number, number] | undefined
   readonly hashMask?: number | undefined
+}
+
+/**
+ * All of a keydir, to be saved and to be made one of again. By slab: its words, where its records end, and the words
+ * of live ones; by stripe: its table and the keys in it.
+ */
+export interface FrozenKeydir {
+  readonly seed: readonly [number, number]
+  readonly openSlab: number
+  readonly words: ReadonlyArray<Uint32Array>
+  readonly ends: ReadonlyArray<number>
+  readonly lives: ReadonlyArray<number>
+  readonly tables: ReadonlyArray<Int32Array>
+  readonly counts: Uint32Array
 }
 
 /** The index of live keys; see the module header. */
@@ -110,6 +86,7 @@ export class Keydir {
   /** By stripe: slots of an entry id (0: empty) and a hash, signed so that V8 need not box them; linear probing. */
   private readonly tables: Array<Int32Array> = Array.from({ length: stripes }, () => noSlots)
   private readonly counts = new Uint32Array(stripes)
+  private readonly tableGenerations = new Uint32Array(stripes)
 
   /** By slab: its words, where its records end, the words of live ones, and the generation that may write to it. */
   private readonly words: Array<Uint32Array> = [noWords]
@@ -122,6 +99,8 @@ export class Keydir {
   private open = 0
   /** Grows with each snapshot. A slab of an older generation may be seen by one. */
   private generation = 0
+  /** Grows with each freezing. A table of an older generation may be in a frozen keydir. */
+  private tableGeneration = 0
 
   /** Words that cannot be taken any more, and those of them in live records; the others are dead. */
   private takenWords = 0
@@ -155,10 +134,10 @@ export class Keydir {
     const stripe = hash >>> stripe_shift
     let table = this.tables[stripe] as Int32Array
     let slot = this.slotOf(table, hash, key.length)
-    const entry = table[slot] as number
-    if (entry !== 0) {
-      const words = this.writable(entry >>> order.slab_bits)
-      const at = entry & (order.slab_words - 1)
+    const there = table[slot] as number
+    if (there !== 0) {
+      const words = this.writable(there >>> order.slab_bits)
+      const at = there & (order.slab_words - 1)
       const replaced = order.lenAt(words, at)
       order.writePlaceAt(words, at, key.length, segment, offset, len)
       return replaced
@@ -169,7 +148,9 @@ export class Keydir {
       table = this.resize(stripe, Math.max(table_words_min, 2 * table.length))
       slot = emptySlot(table, hash)
     }
-    table[slot] = this.append(key.length, segment, offset, len)
+    const entry = this.append(key.length, segment, offset, len)
+    table = this.writableTable(stripe)
+    table[slot] = entry
     table[slot + 1] = hash
     this.counts[stripe] = count
     this.keys++
@@ -223,6 +204,47 @@ export class Keydir {
     return order.snapshotOf({ words: this.words.slice(), ends: this.ends.slice() }, this.keys)
   }
 
+  /** All of it as it is now. Copies four numbers per slab and two per stripe, and no record. */
+  freeze(): FrozenKeydir {
+    this.generation++
+    this.tableGeneration++
+    return {
+      seed: [this.seed0, this.seed1],
+      openSlab: this.open,
+      words: this.words.slice(),
+      ends: this.ends.slice(),
+      lives: this.lives.slice(),
+      tables: this.tables.slice(),
+      counts: this.counts.slice()
+    }
+  }
+
+  /** A keydir of what is in a frozen one, whose arrays are its own from now on. */
+  static thaw(frozen: FrozenKeydir): Keydir {
+    const keydir = new Keydir({ seed: frozen.seed })
+    keydir.open = frozen.openSlab
+    for (const [slab, words] of frozen.words.entries()) {
+      const end = frozen.ends[slab] as number
+      const live = frozen.lives[slab] as number
+      keydir.words[slab] = words
+      keydir.ends[slab] = end
+      keydir.lives[slab] = live
+      keydir.generations[slab] = 0
+      keydir.slabWords += words.length
+      keydir.takenWords += slab === frozen.openSlab ? end : words.length
+      keydir.liveWords += live
+      if (slab > 0 && words.length === 0) keydir.dropped.push(slab)
+    }
+    for (const [stripe, table] of frozen.tables.entries()) {
+      const count = frozen.counts[stripe] as number
+      keydir.tables[stripe] = table.length === noSlots.length ? noSlots : table
+      keydir.counts[stripe] = count
+      keydir.keys += count
+      if (table.length > noSlots.length) keydir.tableWords += table.length
+    }
+    return keydir
+  }
+
   private get isFull(): boolean {
     return this.dropped.length === 0 && this.words.length === slabs_max
   }
@@ -257,7 +279,7 @@ export class Keydir {
 
   /** Empties a slot and moves up what had to pass it, so that no marker stays behind. */
   private remove(stripe: number, slot: number): void {
-    const table = this.tables[stripe] as Int32Array
+    const table = this.writableTable(stripe)
     const mask = table.length - 1
     let hole = slot
     for (let next = (slot + 2) & mask; table[next] !== 0; next = (next + 2) & mask) {
@@ -288,6 +310,7 @@ export class Keydir {
     }
     this.tableWords += words - (old === noSlots ? 0 : old.length)
     this.tables[stripe] = table
+    this.tableGenerations[stripe] = this.tableGeneration
     return table
   }
 
@@ -365,6 +388,17 @@ export class Keydir {
     return words
   }
 
+  /** The stripe's table to change, a clone of it if a frozen keydir may hold the original. */
+  private writableTable(stripe: number): Int32Array {
+    let table = this.tables[stripe] as Int32Array
+    if (this.tableGenerations[stripe] !== this.tableGeneration) {
+      table = table.slice()
+      this.tables[stripe] = table
+      this.tableGenerations[stripe] = this.tableGeneration
+    }
+    return table
+  }
+
   /** Gives up a record's words, and its slab with the last live one. */
   private kill(entry: number): void {
     const slab = entry >>> order.slab_bits
@@ -384,10 +418,12 @@ export class Keydir {
    * even if that leaves the end of another. A call adds 1/12 to what is dead too much, a third for the longest key.
    */
   private reclaim(): void {
-    while (this.takenWords - this.liveWords > this.liveWords / 3 + dead_words_min) {
+    for (let moved = 0; moved < 2; moved++) {
+      if (this.takenWords - this.liveWords <= this.liveWords / 3 + dead_words_min) return
+      const slab = this.emptiest()
       // Moving may take one more slab, and stopping half-way would leave records twice.
-      if (this.isFull) return
-      this.evacuate(this.emptiest())
+      if (this.isFull || slab === 0) return
+      this.evacuate(slab)
     }
   }
 
@@ -418,10 +454,14 @@ export class Keydir {
 
   private move(entry: number, words: Uint32Array, at: number, size: number): void {
     const hash = this.hash(words, at + order.header_words, order.keyLenAt(words, at))
-    const table = this.tables[hash >>> stripe_shift] as Int32Array
+    const table = this.writableTable(hash >>> stripe_shift)
     let slot = (hash << 1) & (table.length - 1)
     // Slots are signed: an entry id from 2^31 on is stored as a negative number.
-    while (table[slot] !== (entry | 0)) slot = (slot + 2) & (table.length - 1)
+    while (table[slot] !== (entry | 0)) {
+      // Only in a thawed keydir whose tables were not of its slabs.
+      if (table[slot] === 0) return
+      slot = (slot + 2) & (table.length - 1)
+    }
     const moved = this.allocate(size)
     const target = this.slabOf(moved)
     const to = moved & (order.slab_words - 1)

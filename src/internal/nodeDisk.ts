@@ -153,6 +153,17 @@ const syncDirectory = (path: string): Effect.Effect<void, IoError> =>
     (fd) => close(path, fd)
   )
 
+// On this thread: the kernel has the inode of a file that is in use, and a store has one for each of its segments. The
+// change time is the kernel's own, nobody can set it back.
+const identity: DiskService["identity"] = (path) =>
+  Effect.try({
+    try: () => {
+      const { ctimeNs, ino, mtimeNs, size } = NFS.statSync(path, { bigint: true })
+      return `${ino} ${size} ${mtimeNs} ${ctimeNs}`
+    },
+    catch: (cause) => ioError("stat", path, cause)
+  })
+
 const list: DiskService["list"] = (path) =>
   Effect.map(
     pooled<Array<NFS.Dirent>>("list", path, (done) => NFS.readdir(path, { withFileTypes: true }, done)),
@@ -178,6 +189,7 @@ export const nodeDisk: DiskService = {
     pooled<string | undefined>("create directory", path, (done) => NFS.mkdir(path, { recursive: true }, done)),
   syncDirectory,
   list,
+  identity,
   rename: (from, to) => pooledVoid("rename", from, (done) => NFS.rename(from, to, done)),
   remove: (path) => pooledVoid("remove", path, (done) => NFS.unlink(path, done)),
   removeTree: (path) => pooledVoid("remove", path, (done) => NFS.rm(path, { recursive: true, force: true }, done))

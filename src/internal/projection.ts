@@ -8,13 +8,16 @@ import * as Option from "effect/Option"
 import * as Stream from "effect/Stream"
 import { CorruptSegment, type InvalidPosition, type IoError } from "../Errors.ts"
 import type { LogRecord, RecordType } from "../Frame.ts"
-import { Keydir, type KeydirSnapshot, type KeyRange, type Located } from "./keydir.ts"
-import type { Place } from "./segmentFiles.ts"
+import type { Checkpoint } from "./checkpoint.ts"
+import { type FrozenKeydir, Keydir, type KeydirSnapshot, type KeyRange, type Located } from "./keydir.ts"
+import type { KeyedPlace, Place } from "./segmentFiles.ts"
 
 /** What a projection reads single records through. */
 export interface Source {
   readonly directory: string
   readonly read: (place: Place) => Effect.Effect<LogRecord, IoError | CorruptSegment | InvalidPosition>
+  readonly valueNow: (key: Uint8Array, place: Place) => Uint8Array | IoError | undefined
+  readonly valuesNow: (places: ReadonlyArray<KeyedPlace>) => Array<Uint8Array | IoError | undefined>
 }
 
 /** A key and its value. */
@@ -27,18 +30,39 @@ export interface KeyValue {
 const step_bytes_max = 1_048_576
 const step_keys_max = 512
 
+/** A projection at one moment, to be saved. */
+export interface FrozenProjection {
+  readonly keydir: FrozenKeydir
+  readonly records: number
+  readonly bytes: number
+  readonly liveBytes: number
+}
+
 export class Projection {
-  readonly #keydir = new Keydir()
+  readonly #keydir: Keydir
   #records = 0
   #bytes = 0
   #liveBytes = 0
+
+  constructor(frozen?: FrozenProjection) {
+    this.#keydir = frozen === undefined ? new Keydir() : Keydir.thaw(frozen.keydir)
+    if (frozen === undefined) return
+    this.#records = frozen.records
+    this.#bytes = frozen.bytes
+    this.#liveBytes = frozen.liveBytes
+  }
+
+  freeze(): FrozenProjection {
+    return { keydir: this.#keydir.freeze(), records: this.#records, bytes: this.#bytes, liveBytes: this.#liveBytes }
+  }
 
   get size(): number {
     return this.#keydir.size
   }
 
-  get counts(): { readonly records: number; readonly liveBytes: number; readonly deadBytes: number } {
-    return { records: this.#records, liveBytes: this.#liveBytes, deadBytes: this.#bytes - this.#liveBytes }
+  /** Of the records folded in, and the bytes of their frames. */
+  get counts(): { readonly records: number; readonly bytes: number; readonly liveBytes: number } {
+    return { records: this.#records, bytes: this.#bytes, liveBytes: this.#liveBytes }
   }
 
   /** Folds one record in. Records come in the order of the file; the key is copied. */
@@ -74,8 +98,14 @@ export class Projection {
   }
 }
 
+/** The projection that a checkpoint is of. */
+export const projectionOf = ({ covered, keydir, liveBytes }: Checkpoint): Projection => {
+  const bytes = covered.segments.reduce((sum, { bytes }) => sum + bytes, 0)
+  return new Projection({ keydir, records: covered.records, bytes, liveBytes })
+}
+
 /** The value of the record at a place, which must be a Put of that key. */
-export const readValue = (
+const readChecked = (
   source: Source,
   key: Uint8Array,
   place: Place
@@ -87,6 +117,51 @@ export const readValue = (
         : Effect.fail(mismatch(source, place)),
     onFailure: (error) => Effect.fail(error._tag === "InvalidPosition" ? mismatch(source, place) : error)
   })
+
+/** The value of a key, read in this step where that can be; so it is for a suspended effect to call. */
+export const valueOf = (
+  source: Source,
+  projection: Projection,
+  key: Uint8Array
+): Effect.Effect<Uint8Array | undefined, IoError | CorruptSegment> => {
+  const place = projection.placeOf(key)
+  if (place === undefined) return noValue
+  return settled(source, key, place, source.valueNow(key, place))
+}
+
+/** What was read in this step, or else what can be read in more. */
+const settled = (
+  source: Source,
+  key: Uint8Array,
+  place: Place,
+  now: Uint8Array | IoError | undefined
+): Effect.Effect<Uint8Array, IoError | CorruptSegment> =>
+  now instanceof Uint8Array
+    ? Effect.succeed(now)
+    : now === undefined
+    ? readChecked(source, key, place)
+    : Effect.fail(now)
+
+const noValue = Effect.succeed(undefined)
+
+/** The values of many keys, in their order. */
+export const valuesOf = Effect.fnUntraced(function*(
+  source: Source,
+  projection: Projection,
+  keys: ReadonlyArray<Uint8Array>
+): Effect.fn.Return<Array<Uint8Array | undefined>, IoError | CorruptSegment> {
+  const values: Array<Uint8Array | undefined> = []
+  for (const key of keys) {
+    const place = projection.placeOf(key)
+    if (place === undefined) values.push(undefined)
+    else {
+      const value = source.valueNow(key, place)
+      values.push(value instanceof Uint8Array ? value : yield* settled(source, key, place, value))
+    }
+    if (values.length % step_keys_max === 0) yield* Effect.yieldNow
+  }
+  return values
+})
 
 const mismatch = (source: Source, place: Place): CorruptSegment =>
   new CorruptSegment({
@@ -135,9 +210,24 @@ export const withValues = <E>(
         if (bytes > step_bytes_max) break
       }
       return Effect.map(
-        Effect.forEach(batch.slice(from, to), (place) =>
-          Effect.map(readValue(source, place.key, place), (value): KeyValue => ({ key: place.key, value }))),
-        (values) =>
-          [values, to < batch.length ? Option.some(to) : Option.none<number>()] as const
+        readStep(source, from === 0 && to === batch.length ? batch : batch.slice(from, to)),
+        (values) => [values, to < batch.length ? Option.some(to) : Option.none<number>()] as const
       )
     }))
+
+const readStep = Effect.fnUntraced(function*(
+  source: Source,
+  places: ReadonlyArray<Located>
+): Effect.fn.Return<Array<KeyValue>, IoError | CorruptSegment> {
+  const values = source.valuesNow(places)
+  const entries: Array<KeyValue> = []
+  for (let index = 0; index < places.length; index++) {
+    const place = places[index] as Located
+    const value = values[index]
+    entries.push({
+      key: place.key,
+      value: value instanceof Uint8Array ? value : yield* settled(source, place.key, place, value)
+    })
+  }
+  return entries
+})

@@ -7,7 +7,6 @@
  * would be lost with it.
  */
 import * as Effect from "effect/Effect"
-import * as Result from "effect/Result"
 import * as Stream from "effect/Stream"
 import * as NodePath from "node:path"
 import * as Disk from "../Disk.ts"
@@ -20,6 +19,26 @@ import { type Damage, isZeros } from "./damage.ts"
 /** What a writer does with damage: cut a torn tail, refuse any damage, or cut whatever the active segment ends in. */
 export type Policy = "repair" | "strict" | "prefix"
 
+/** The beginning of a log: its segments to the end of some record, the records in them and the last one's txid. */
+export interface Covered {
+  readonly segments: ReadonlyArray<{ readonly id: number; readonly bytes: number }>
+  readonly records: number
+  readonly txid: number
+}
+
+interface Resume {
+  readonly from: Effect.Effect<Covered | undefined>
+  readonly forget: () => void
+}
+
+interface Options {
+  readonly lock: Lock
+  readonly policy: Policy
+  readonly chunkSize: number
+  readonly replay: ((records: ReadonlyArray<LogRecord>) => void) | undefined
+  readonly resume: Resume | undefined
+}
+
 /** What opening found. `segments` are ids and the bytes of whole frames in each. */
 export interface Recovered {
   readonly report: Recovery.RecoveryReport
@@ -29,12 +48,7 @@ export interface Recovered {
 export const recover = Effect.fnUntraced(function*(
   disk: Disk.DiskService,
   directory: string,
-  options: {
-    readonly lock: Lock
-    readonly policy: Policy
-    readonly chunkSize: number
-    readonly replay: ((records: ReadonlyArray<LogRecord>) => void) | undefined
-  }
+  options: Options
 ): Effect.fn.Return<Recovered, IoError | CorruptTail | CorruptSegment> {
   let ids = yield* Recovery.listSegments(directory)
   if (ids.length === 0) {
@@ -46,34 +60,74 @@ export const recover = Effect.fnUntraced(function*(
   }
   // Also for a segment that a crashed writer created: its name is durable before anything is written to it.
   yield* disk.syncDirectory(directory)
-  const counted = { records: 0, txid: 0 }
-  const bytes = new Map<number, number>()
-  const read = Stream.runForEachArray(
-    Recovery.frames(directory, { segments: ids, chunkSize: options.chunkSize }),
-    (records) =>
-      Effect.sync(() => {
-        count(counted, records)
-        const last = records.at(-1)
-        if (last !== undefined) bytes.set(last.segment, last.offset + last.len)
-        options.replay?.(records)
-      })
-  )
-  const outcome = yield* Effect.result(read)
-  let torn: Damage | undefined
-  let tornFile: string | undefined
-  if (Result.isFailure(outcome)) {
-    const failure = outcome.failure
-    if (failure._tag === "IoError") return yield* failure
-    if (!mayCut(options.policy, failure, ids.at(-1))) return yield* Recovery.damageError(directory, failure)
-    torn = failure
-    tornFile = yield* cut(disk, directory, failure)
+  const { bytes, counted, damage } = yield* readRecords(disk, directory, ids, options)
+  if (damage !== undefined && !mayCut(options.policy, damage, ids.at(-1))) {
+    return yield* Recovery.damageError(directory, damage)
   }
+  const tornFile = damage === undefined ? undefined : yield* cut(disk, directory, damage)
   const segments = ids.map((id) => ({ id, bytes: bytes.get(id) ?? 0 }))
   if (options.lock.unsynced !== undefined) {
     yield* rewriteUnsynced(disk, directory, options.lock.unsynced, segments)
     yield* options.lock.noteUnsynced(undefined)
   }
-  return { report: Recovery.makeReport(ids.length, counted, torn, tornFile), segments }
+  return { report: Recovery.makeReport(ids.length, counted, damage, tornFile), segments }
+})
+
+interface Read {
+  readonly counted: { records: number; txid: number }
+  /** Of whole frames, by segment. */
+  readonly bytes: Map<number, number>
+  readonly damage: Damage | undefined
+}
+
+/** Reads from where a saved index ends, or, when there is none or what follows it is damaged, from the first record. */
+const readRecords = Effect.fnUntraced(function*(
+  disk: Disk.DiskService,
+  directory: string,
+  ids: ReadonlyArray<number>,
+  { chunkSize, replay, resume }: Pick<Options, "chunkSize" | "replay" | "resume">
+): Effect.fn.Return<Read, IoError> {
+  const covered = resume === undefined ? undefined : yield* resume.from
+  const last = covered === undefined ? undefined : yield* endOf(disk, directory, covered, ids)
+  const readFrom = (covered: Covered | undefined, from: Recovery.Position | undefined) => {
+    const counted = { records: covered?.records ?? 0, txid: covered?.txid ?? 0 }
+    const bytes = new Map(covered?.segments.map(({ bytes, id }) => [id, bytes]))
+    const records = Recovery.frames(directory, { segments: ids, from, chunkSize })
+    return Stream.runForEachArray(records, (records) =>
+      Effect.sync(() => {
+        count(counted, records)
+        const last = records.at(-1)
+        if (last !== undefined) bytes.set(last.segment, last.offset + last.len)
+        replay?.(records)
+      })).pipe(
+        Effect.as<Read>({ counted, bytes, damage: undefined }),
+        Effect.catchTag("Damage", (damage) => Effect.succeed<Read>({ counted, bytes, damage }))
+      )
+  }
+  if (last !== undefined) {
+    const read = yield* readFrom(covered, { segment: last.id, offset: last.bytes })
+    if (read.damage === undefined) return read
+  }
+  if (covered !== undefined) resume?.forget()
+  return yield* readFrom(undefined, undefined)
+})
+
+/** The last covered segment, if the covered ones are the directory's first, and it is long enough. */
+const endOf = Effect.fnUntraced(function*(
+  disk: Disk.DiskService,
+  directory: string,
+  covered: Covered,
+  ids: ReadonlyArray<number>
+): Effect.fn.Return<Covered["segments"][number] | undefined, IoError> {
+  const last = covered.segments.at(-1)
+  if (last === undefined || !covered.segments.every(({ id }, index) => ids[index] === id)) return undefined
+  const size = yield* Effect.scoped(
+    Effect.flatMap(
+      Disk.openScoped(disk, Recovery.segmentPath(directory, last.id), "read"),
+      (file) => file.size
+    )
+  )
+  return size < last.bytes ? undefined : last
 })
 
 /**

@@ -10,6 +10,7 @@ import * as Disk from "../Disk.ts"
 import { CorruptSegment, IoError } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
 import { segmentPath } from "../Recovery.ts"
+import { sharedBytes } from "./bytes.ts"
 
 /** Far below the usual limit of 1,024 descriptors a process. */
 export const open_max = 64
@@ -26,6 +27,21 @@ interface Entry {
   pins: number
 }
 
+/** A place, and the key that the record there must set. */
+export interface KeyedPlace extends Place {
+  readonly key: Uint8Array
+}
+
+/**
+ * Small values are views on buffers that each take some dozens of them, as Node's own small Buffers are: a buffer for
+ * each would cost as much as the read itself. A value that is kept keeps no more than this alive.
+ */
+const pool_bytes = 8_192
+const pooled_bytes_max = pool_bytes / 2
+
+/** Bytes nobody asked for that are read along, where another call would take longer. */
+const gap_bytes_max = 4_096
+
 export class SegmentFiles {
   readonly #disk: DiskService
   readonly #directory: string
@@ -34,6 +50,9 @@ export class SegmentFiles {
   #active: Entry | undefined
   #latest = 0
   #closed = false
+  #pool = new Uint8Array(0)
+  #poolView = new DataView(this.#pool.buffer)
+  #poolUsed = 0
 
   constructor(disk: DiskService, directory: string) {
     this.#disk = disk
@@ -60,6 +79,75 @@ export class SegmentFiles {
       const count = Disk.readFullyNow(entry.file, bytes, 0, place.len, place.offset)
       return typeof count === "number" ? this.#decode(bytes, count, place) : Effect.fail(count)
     })
+
+  /**
+   * The payload of a key's Put at a place, if it is small, can be read in this very step, and is sound in every way;
+   * otherwise `undefined`, and `read` says why.
+   */
+  valueNow(key: Uint8Array, { len, offset, segment }: Place): Uint8Array | IoError | undefined {
+    if (len > pooled_bytes_max) return undefined
+    const entry = this.#touch(segment)
+    if (entry === undefined) return undefined
+    if (this.#poolUsed + len > this.#pool.length) {
+      this.#pool = sharedBytes(pool_bytes)
+      this.#poolView = new DataView(this.#pool.buffer)
+      this.#poolUsed = 0
+    }
+    const at = this.#poolUsed
+    const count = Disk.readFullyNow(entry.file, this.#pool, at, at + len, offset)
+    if (typeof count !== "number") return count
+    if (count !== len || !Frame.isPutOf(key, this.#pool, this.#poolView, at, len)) return undefined
+    this.#poolUsed = at + len
+    return this.#pool.subarray(at + Frame.header_bytes + key.length, at + len - Frame.crc_bytes)
+  }
+
+  /**
+   * `valueNow` for many, with one read for those that follow each other in the order given. The payloads are views that
+   * may share a buffer. The caller bounds what is asked for at once.
+   */
+  valuesNow(wanted: ReadonlyArray<KeyedPlace>): Array<Uint8Array | IoError | undefined> {
+    const values: Array<Uint8Array | IoError | undefined> = []
+    for (let from = 0; from < wanted.length;) {
+      const first = wanted[from] as KeyedPlace
+      let end = first.offset + first.len
+      let to = from + 1
+      for (; to < wanted.length; to++) {
+        const next = wanted[to] as KeyedPlace
+        const gap = next.offset - end
+        const length = next.offset + next.len - first.offset
+        const joins = gap >= 0 && gap <= gap_bytes_max && length <= Disk.blocking_bytes_max
+        if (next.segment !== first.segment || !joins) break
+        end = next.offset + next.len
+      }
+      this.#readRun(wanted, from, to, end - first.offset, values)
+      from = to
+    }
+    return values
+  }
+
+  #readRun(
+    wanted: ReadonlyArray<KeyedPlace>,
+    from: number,
+    to: number,
+    length: number,
+    values: Array<Uint8Array | IoError | undefined>
+  ): void {
+    const first = wanted[from] as KeyedPlace
+    const entry = length > Disk.blocking_bytes_max ? undefined : this.#touch(first.segment)
+    const bytes = sharedBytes(entry === undefined ? 0 : length)
+    const count = entry === undefined ? 0 : Disk.readFullyNow(entry.file, bytes, 0, length, first.offset)
+    const whole = count === length ? bytes : bytes.subarray(0, 0)
+    const view = new DataView(whole.buffer)
+    for (let index = from; index < to; index++) {
+      const { key, len, offset } = wanted[index] as KeyedPlace
+      const at = offset - first.offset
+      values.push(
+        typeof count !== "number" ? count : whole.length > 0 && Frame.isPutOf(key, whole, view, at, len)
+          ? whole.subarray(at + Frame.header_bytes + key.length, at + len - Frame.crc_bytes)
+          : undefined
+      )
+    }
+  }
 
   // However many fibers read at once, no more than this many hold a descriptor beside the cached ones.
   readonly #turn = Semaphore.makeUnsafe(open_max)

@@ -208,6 +208,12 @@ export class Machine {
             )
         }),
       rename: (from, to) => this.#pooled("rename", from, () => Files.rename(state, from, to), { detail: `to ${to}` }),
+      identity: (path) =>
+        this.#pooled("size", path, () => {
+          const node = Files.find(state, path)
+          if (isRefused(node)) return node
+          return node._tag === "directory" ? String(node.id) : `${node.id} ${node.live.size} ${node.changes}`
+        }, { detail: "identity" }),
       remove: (path) => this.#pooled("remove", path, () => Files.removeFile(state, path)),
       removeTree: (path) => this.#pooled("removeTree", path, () => Files.removeTree(state, path))
     }

@@ -69,6 +69,8 @@ export interface FileNode {
   readonly id: number
   readonly live: Content
   readonly durable: Content
+  /** Counts the changes. A power loss keeps it, for times may be on the platter before the bytes are. */
+  changes: number
 }
 
 export interface DirectoryNode {
@@ -166,7 +168,13 @@ export class State {
   }
 
   makeFile(): FileNode {
-    const node: FileNode = { _tag: "file", id: this.#nextId++, live: new Content(), durable: new Content() }
+    const node: FileNode = {
+      _tag: "file",
+      id: this.#nextId++,
+      live: new Content(),
+      durable: new Content(),
+      changes: 0
+    }
     this.nodes.set(node.id, node)
     return node
   }
@@ -186,6 +194,7 @@ export class State {
   /** `whole` is for a write that no crash cuts. */
   write(file: FileNode, start: number, bytes: Uint8Array, options?: { readonly whole: boolean }): void {
     if (bytes.length === 0) return
+    file.changes++
     const sizeBefore = file.live.size
     const end = start + bytes.length
     file.live.write(start, bytes)
@@ -197,6 +206,7 @@ export class State {
   truncate(file: FileNode, size: number): void {
     const sizeBefore = file.live.size
     if (size === sizeBefore) return
+    file.changes++
     file.live.resize(size)
     const sectors = file.live.sectors(size, sizeBefore)
     this.#pending.push({ _tag: "data", node: file.id, sectors, size, sizeBefore, written: undefined })
@@ -287,7 +297,7 @@ export class State {
       if (node === undefined || nodes.has(id)) return
       if (node._tag === "file") {
         const content = contentOf(node)
-        nodes.set(id, { _tag: "file", id, live: content, durable: content.clone() })
+        nodes.set(id, { _tag: "file", id, live: content, durable: content.clone(), changes: node.changes })
         return
       }
       const names = namesOf(node)

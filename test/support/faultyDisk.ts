@@ -35,6 +35,7 @@ export type Kind =
   | "append"
   | "overwrite"
   | "size"
+  | "identity"
   | "truncate"
   | "sync"
   | "tryLock"
@@ -62,6 +63,7 @@ const operations: { readonly [K in Kind]: string } = {
   append: "write",
   overwrite: "write",
   size: "stat",
+  identity: "stat",
   truncate: "truncate",
   sync: "sync",
   tryLock: "flock",
@@ -344,6 +346,7 @@ export class FaultyDisk {
       syncDirectory: (path) => this.#effect("syncDirectory", path, nodeDisk.syncDirectory(path)),
       list: (path) => this.#effect("list", path, nodeDisk.list(path)),
       rename: (from, to) => this.#effect("rename", from, nodeDisk.rename(from, to)),
+      identity: (path) => this.#effect("identity", path, nodeDisk.identity(path)),
       remove: (path) => this.#effect("remove", path, nodeDisk.remove(path)),
       removeTree: (path) => this.#effect("removeTree", path, nodeDisk.removeTree(path))
     }

@@ -1,0 +1,99 @@
+/**
+ * When a checkpoint is written: at a rotation, of all the segments closed by then, beside the writes that go on; and
+ * when the store is closed, of everything. Only if it is worth it: if reading what came after the last checkpoint would
+ * take longer than writing a new one takes. So neither opening nor closing is ever much slower than without.
+ *
+ * A checkpoint that cannot be written is no error: the log has everything.
+ */
+import * as Effect from "effect/Effect"
+import * as Queue from "effect/Queue"
+import type * as Scope from "effect/Scope"
+import type { Log, RecordRef, Segment } from "../Log.ts"
+import { save } from "./checkpoint.ts"
+import type { FrozenProjection, Projection } from "./projection.ts"
+
+/** `auto` when it is worth it, `always` at every rotation and close, or `never`; then none is read either. */
+export type CheckpointPolicy = "auto" | "always" | "never"
+
+/** Measured (docs/performance.md), in microseconds; writing begins with the fsyncs. */
+const read_us_per_record = 0.5
+const read_us_per_byte = 1 / 2_500
+const write_us_min = 20_000
+const write_us_per_key = 0.2
+
+interface Extent {
+  readonly records: number
+  readonly bytes: number
+}
+
+interface Due {
+  readonly state: FrozenProjection
+  /** What is below it is covered. */
+  readonly segment: number
+  readonly txid: number
+}
+
+/** Keeps a store's checkpoint up to date until the scope closes; call it with each record before it is applied. */
+export const keepCheckpoint = Effect.fnUntraced(function*(
+  log: Log["Service"],
+  projection: Projection,
+  options: { readonly policy: CheckpointPolicy; readonly covered: Extent }
+): Effect.fn.Return<(ref: RecordRef) => void, never, Scope.Scope> {
+  if (options.policy === "never") return () => {}
+  const queue = yield* Queue.sliding<Due>(1)
+  // What is on disk, and what will be when all that is due is written.
+  let saved = options.covered
+  let frozen = saved
+  let { segment } = yield* log.end
+  const isDue = (since: Extent): boolean => {
+    const { bytes, records } = projection.counts
+    const reading = (records - since.records) * read_us_per_record + (bytes - since.bytes) * read_us_per_byte
+    return options.policy === "always"
+      ? records > since.records
+      : reading > write_us_min + projection.size * write_us_per_key
+  }
+  const write = (
+    state: FrozenProjection,
+    segments: ReadonlyArray<Segment>,
+    txid: number
+  ): Effect.Effect<void> => {
+    const { bytes, keydir, liveBytes, records } = state
+    return Effect.matchEffect(
+      save(log.disk, log.directory, { covered: { segments, records, txid }, liveBytes, keydir }),
+      {
+        onSuccess: () =>
+          Effect.sync(() => {
+            saved = { records, bytes }
+          }),
+        onFailure: (why) => Effect.logWarning("no checkpoint was written, the next opening reads the log", why)
+      }
+    )
+  }
+  const writeClosed = ({ segment, state, txid }: Due) =>
+    Effect.flatMap(log.segments, (segments) => write(state, segments.filter(({ id }) => id < segment), txid))
+  const writeAll = Effect.gen(function*() {
+    const { records } = projection.counts
+    yield* log.sync
+    const { txid } = yield* log.end
+    const segments = yield* log.segments
+    const total = segments.reduce((sum, { bytes }) => sum + bytes, 0)
+    const state = projection.freeze()
+    // Otherwise somebody is still writing, and the rest is not durable.
+    if (state.records === records && state.bytes === total) yield* write(state, segments, txid)
+  })
+  // In this order, so that at the end of the scope the fiber is stopped first.
+  yield* Effect.addFinalizer(() =>
+    Effect.catch(Effect.suspend(() => isDue(saved) ? writeAll : Effect.void), (error) =>
+      error._tag === "IoError"
+        ? Effect.logWarning("the last records may not be durable", error)
+        : Effect.void)
+  )
+  yield* Effect.forkScoped(Effect.forever(Effect.flatMap(Queue.take(queue), writeClosed)))
+  return (ref) => {
+    if (ref.segment === segment) return
+    segment = ref.segment
+    if (!isDue(frozen)) return
+    frozen = projection.counts
+    Queue.offerUnsafe(queue, { state: projection.freeze(), segment, txid: ref.txid - 1 })
+  }
+})
