@@ -39,7 +39,7 @@ export interface Lock {
 }
 
 /**
- * The place from which on a failed fsync left it open what is durable.
+ * The place from which on a writer that met a failed fsync, or was not closed, left it open what is durable.
  *
  * @category models
  * @since 0.1.0

@@ -368,10 +368,9 @@ describe("rotation", () => {
             `${kind} ${NodePath.basename(path).replace(/^datawal.*/, "")}`
           ),
           [
-            // A note for the next writer, for as long as the sync runs.
+            // A note for the next writer, should the sync fail.
             "writeText .lock",
             "sync 00000001.dwal",
-            "writeText .lock",
             "create 00000002.dwal",
             "syncDirectory ",
             "appendNow 00000002.dwal"

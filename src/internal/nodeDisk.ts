@@ -118,14 +118,13 @@ const makeLockFile = (path: string, fd: number): LockFile => ({
     },
     catch: (cause) => ioError("read", path, cause)
   }),
+  // In this order a full disk, which refuses new blocks, still lets the text be replaced. In the pool, since a write
+  // can have to wait for an fsync that is under way.
   writeText: (text) =>
-    Effect.try({
-      try: () => {
-        // In this order a full disk, which refuses new blocks, still lets the text be replaced.
-        NFS.ftruncateSync(fd, NFS.writeSync(fd, text, 0, "latin1"))
-      },
-      catch: (cause) => ioError("write", path, cause)
-    }),
+    Effect.uninterruptible(Effect.flatMap(
+      pooled<number>("write", path, (done) => NFS.write(fd, text, 0, "latin1", done)),
+      (count) => pooledVoid("write", path, (done) => NFS.ftruncate(fd, count, done))
+    )),
   close: close(path, fd)
 })
 

@@ -22,6 +22,9 @@ export interface Place {
   readonly len: number
 }
 
+/** Read on this thread before a read goes through the pool, which lets others run: some two milliseconds' worth. */
+const blocked_bytes_max = 2_097_152
+
 interface Entry {
   readonly file: DiskFile
   pins: number
@@ -50,6 +53,7 @@ export class SegmentFiles {
   #active: Entry | undefined
   #latest = 0
   #closed = false
+  #blockedBytes = 0
   #pool = new Uint8Array(0)
   #poolView = new DataView(this.#pool.buffer)
   #poolUsed = 0
@@ -74,7 +78,9 @@ export class SegmentFiles {
   readonly read = (place: Place): Effect.Effect<Frame.LogRecord, IoError | CorruptSegment> =>
     Effect.suspend(() => {
       const entry = this.#touch(place.segment)
-      if (entry === undefined || place.len > Disk.blocking_bytes_max) return this.#readPooled(place)
+      const mayBlock = place.len <= Disk.blocking_bytes_max && this.#blockedBytes < blocked_bytes_max
+      if (entry === undefined || !mayBlock) return this.#readPooled(place)
+      this.#blockedBytes += place.len
       const bytes = new Uint8Array(place.len)
       const count = Disk.readFullyNow(entry.file, bytes, 0, place.len, place.offset)
       return typeof count === "number" ? this.#decode(bytes, count, place) : Effect.fail(count)
@@ -152,8 +158,9 @@ export class SegmentFiles {
   // However many fibers read at once, no more than this many hold a descriptor beside the cached ones.
   readonly #turn = Semaphore.makeUnsafe(open_max)
 
-  readonly #readPooled = (place: Place): Effect.Effect<Frame.LogRecord, IoError | CorruptSegment> =>
-    this.#turn.withPermit(Effect.acquireUseRelease(
+  readonly #readPooled = (place: Place): Effect.Effect<Frame.LogRecord, IoError | CorruptSegment> => {
+    this.#blockedBytes = 0
+    return this.#turn.withPermit(Effect.acquireUseRelease(
       this.#pin(place.segment),
       (entry) => {
         const bytes = new Uint8Array(Buffer.allocUnsafeSlow(place.len).buffer)
@@ -167,6 +174,7 @@ export class SegmentFiles {
         return this.#evict()
       }
     ))
+  }
 
   readonly closeAll: Effect.Effect<void> = Effect.suspend(() => {
     this.#closed = true

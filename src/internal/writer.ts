@@ -49,9 +49,16 @@ export interface Start {
   readonly segments: ReadonlyArray<{ readonly id: number; readonly bytes: number }>
   readonly txid: number
   readonly segmentSize: number
-  /** Notes for the next writer from where on durability is open: while an fsync runs, and after a failed one. */
+  /** Notes for the next writer from where on durability is open, or that it is not. */
   readonly noteUnsynced: (from: Position | undefined) => Effect.Effect<void, IoError>
 }
+
+// Written on this thread before the event loop has its turn: some two milliseconds' worth, since a program that appends
+// in a loop never waits by itself.
+const blocked_bytes_max = 2_097_152
+
+// So much may have become durable since the note was written; more would take the next writer too long.
+const noted_bytes_max = 1_048_576
 
 // Batches are gathered up to this size before they are handed over in one write.
 const batch_bytes_max = 1_048_576
@@ -65,6 +72,7 @@ export class Writer {
   readonly #view = new DataView(this.#buffer.buffer)
   #batch: Uint8Array | undefined
   #busy = false
+  #blockedBytes = 0
   #refusal: WriterPoisoned | IoError | undefined
   #file: Disk.DiskFile
   #segment: number
@@ -74,6 +82,8 @@ export class Writer {
   // everything.
   #syncedSegment = 0
   #syncedOffset = 0
+  /** From where on the lock file says that durability is open. */
+  #noted: Position | undefined
   #waiting: Deferred.Deferred<void, IoError | WriterPoisoned> | undefined
   /** Set while a fiber runs the rounds; done when it has ended. */
   #committing: Deferred.Deferred<void> | undefined
@@ -129,15 +139,21 @@ export class Writer {
     const refused = this.#checkLimits(entry, 1)
     if (refused !== undefined) return Exit.fail(refused)
     const length = lengthOf(entry)
-    if (this.#busy || length > Disk.blocking_bytes_max || !this.#hasRoom(length)) return undefined
-    return this.#writeSmall(entry, length)
+    const mayBlock = length <= Disk.blocking_bytes_max && this.#blockedBytes < blocked_bytes_max
+    return this.#busy || !mayBlock || !this.#hasRoom(length) ? undefined : this.#writeSmall(entry, length)
   }
 
   readonly append = (entry: Entry): Effect.Effect<RecordRef, WriteError> =>
     Effect.suspend(() => this.appendNow(entry) ?? this.#appendGated(entry))
 
   readonly #appendGated = (entry: Entry): Effect.Effect<RecordRef, WriteError> =>
-    this.#exclusively(Effect.suspend(() => this.#appendHeld(entry)))
+    this.#exclusively(Effect.andThen(this.#letOthersRun, Effect.suspend(() => this.#appendHeld(entry))))
+
+  readonly #letOthersRun: Effect.Effect<void> = Effect.suspend(() => {
+    if (this.#blockedBytes < blocked_bytes_max) return Effect.void
+    this.#blockedBytes = 0
+    return Effect.yieldNow
+  })
 
   readonly #appendHeld = Effect.fnUntraced(function*(
     this: Writer,
@@ -166,9 +182,11 @@ export class Writer {
         if (refused !== undefined) return Effect.fail(refused)
         total += lengthOf(entry)
       }
-      if (this.#busy || total > Disk.blocking_bytes_max || !this.#fits(total)) {
-        return this.#exclusively(this.#appendAllHeld(entries))
+      const mayBlock = total <= Disk.blocking_bytes_max && this.#blockedBytes < blocked_bytes_max
+      if (this.#busy || !mayBlock || !this.#fits(total)) {
+        return this.#exclusively(Effect.andThen(this.#letOthersRun, this.#appendAllHeld(entries)))
       }
+      this.#blockedBytes += total
       const length = this.#encode(entries, 0, entries.length, this.#buffer, this.#view)
       const failed = Disk.appendFullyNow(this.#file, this.#buffer, 0, length)
       return failed === undefined
@@ -228,6 +246,7 @@ export class Writer {
   #writeSmall(entry: Entry, length: number): Exit.Exit<RecordRef, WriteError> {
     Frame.encodeWithView(this.#buffer, this.#view, 0, entry.type, this.#txid + 1, entry.key, entry.payload)
     const failed = Disk.appendFullyNow(this.#file, this.#buffer, 0, length)
+    this.#blockedBytes += length
     return failed === undefined ? Exit.succeed(this.#written(entry, length)) : Exit.fail(this.#poison(failed))
   }
 
@@ -298,9 +317,8 @@ export class Writer {
     const from = { segment, offset: this.#syncedSegment === segment ? this.#syncedOffset : 0 }
     // Before, not after it has failed: the system tells of a failure once, and a process that is killed with the news
     // must leave word for the next writer. A note that cannot be written is no reason not to sync.
-    return Effect.ignore(this.#start.noteUnsynced(from)).pipe(
+    return Effect.ignore(this.#note(from)).pipe(
       Effect.andThen(Effect.tapError(this.#guard(this.#file.sync), () => this.#noteFailed(from))),
-      Effect.andThen(Effect.ignore(this.#start.noteUnsynced(undefined))),
       Effect.map(() => {
         this.#syncedSegment = segment
         this.#syncedOffset = offset
@@ -308,9 +326,19 @@ export class Writer {
     )
   })
 
+  /** An older note says as much, and costs nothing; it only makes the next writer, if this one dies, write more again. */
+  #note(from: Position): Effect.Effect<void, IoError> {
+    const noted = this.#noted
+    return noted?.segment === from.segment && from.offset - noted.offset <= noted_bytes_max
+      ? Effect.void
+      : Effect.map(this.#start.noteUnsynced(from), () => {
+        this.#noted = from
+      })
+  }
+
   #noteFailed(from: Position): Effect.Effect<void> {
     return Effect.catch(
-      this.#start.noteUnsynced(from),
+      this.#note(from),
       (error) => Effect.logWarning("the failed sync could not be noted for the next writer", error)
     )
   }
@@ -346,6 +374,9 @@ export class Writer {
       this.#busy = true
       if (this.#refusal === undefined && !this.isSynced) {
         yield* Effect.catch(this.sync, (error) => Effect.logWarning("the last records may not be durable", error))
+      }
+      if (this.#refusal === undefined && this.#noted !== undefined) {
+        yield* Effect.ignore(this.#start.noteUnsynced(undefined))
       }
       this.#refusal = closedError("write", this.#start.directory)
       if (this.#committing !== undefined) yield* Deferred.await(this.#committing)
