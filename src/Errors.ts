@@ -188,18 +188,20 @@ export class WriterPoisoned extends Schema.TaggedError<WriterPoisoned>("effect-d
 }
 
 /**
- * The record, or the log, would pass a fixed limit of the format. Raised before any I/O: nothing was written, and the
- * store goes on working. `actual` and `maximum` are bytes for `key` and `payload`, numbers for `txid` and `segment`.
+ * The record, or the log, would pass a fixed limit of the format, or the index of a `Kv` has no room for another key.
+ * Raised before any I/O: nothing was written, and the store goes on working. `actual` and `maximum` are bytes for `key`
+ * and `payload`, numbers for `txid`, `segment` and `keys`.
  *
  * @category errors
  * @since 0.1.0
  */
 export class LimitExceeded extends Schema.TaggedError<LimitExceeded>("effect-datawal/LimitExceeded")("LimitExceeded", {
-  limit: Schema.Literals(["key", "payload", "txid", "segment"]),
+  limit: Schema.Literals(["key", "payload", "txid", "segment", "keys"]),
   actual: Schema.Number,
   maximum: Schema.Number
 }) {
   override get message(): string {
+    if (this.limit === "keys") return `the index has no room for a key beside its ${this.maximum}; nothing was written`
     return this.limit === "key" || this.limit === "payload"
       ? `the ${this.limit} has ${this.actual} bytes, the limit is ${this.maximum}; nothing was written`
       : `the next ${this.limit} would be ${this.actual}, the limit is ${this.maximum}; continue in a new store`

@@ -26,6 +26,7 @@ import {
   type CorruptTail,
   InvalidOptions,
   type IoError,
+  LimitExceeded,
   type LockUnavailable,
   type TargetRefused,
   type WriterPoisoned
@@ -283,28 +284,46 @@ const makeWrite = (log: Log.Log["Service"], projection: Projection): Kv["Service
     }))
   const settled = <A, E>(write: Effect.Effect<A, E>): Effect.Effect<A, E | IoError | WriterPoisoned> =>
     log.settle === Effect.void ? write : Effect.flatMap(write, (value) => Effect.as(log.settle, value))
+  // Before anything is written: a record whose key found no room would be in the log and not in the index.
+  const roomFor = (keys: number, bytes: number): LimitExceeded | undefined =>
+    projection.hasRoom(keys, bytes)
+      ? undefined
+      : new LimitExceeded({ limit: "keys", actual: projection.size + keys, maximum: projection.size })
+  const roomForKey = (key: Uint8Array) => projection.has(key) ? undefined : roomFor(1, key.length)
   const write = (record: Log.RecordInput) =>
-    settled(Effect.suspend(() => (exclusive ? undefined : log.appendNow(record)) ?? exclusively(log.write(record))))
+    (exclusive ? undefined : log.appendNow(record)) ?? exclusively(log.write(record))
   const modify: Kv["Service"]["modify"] = (key, f) =>
     settled(exclusively(
       Effect.flatMap(read.get(key), (current) => {
         const [answer, value] = f(current)
         if (value === current) return Effect.succeed(answer)
-        const record: Log.RecordInput = value === undefined
-          ? { type: "Delete", key }
-          : { type: "Put", key, payload: value }
-        return Effect.as(log.write(record), answer)
+        if (value === undefined) return Effect.as(log.write({ type: "Delete", key }), answer)
+        const full = roomForKey(toBytes(key))
+        return full === undefined
+          ? Effect.as(log.write({ type: "Put", key, payload: value }), answer)
+          : Effect.fail(full)
       })
     ))
   return Kv.of({
     ...read,
-    put: (key, value) => write({ type: "Put", key, payload: value }),
+    put: (key, value) =>
+      settled(Effect.suspend(() => {
+        const bytes = toBytes(key)
+        const full = projection.hasRoom(1, bytes.length) ? undefined : roomForKey(bytes)
+        return full === undefined ? write({ type: "Put", key: bytes, payload: value }) : Effect.fail(full)
+      })),
     putMany: (entries) =>
       settled(Effect.suspend(() => {
-        const records = Array.from(entries, ([key, payload]): Log.RecordInput => ({ type: "Put", key, payload }))
-        return exclusively(log.writeAll(records))
+        let bytes = 0
+        const records = Array.from(entries, ([key, payload]): Log.RecordInput => {
+          const record = { type: "Put", key: toBytes(key), payload } as const
+          bytes += record.key.length
+          return record
+        })
+        const full = roomFor(records.length, bytes)
+        return full === undefined ? exclusively(log.writeAll(records)) : Effect.fail(full)
       })),
-    delete: (key) => write({ type: "Delete", key }),
+    delete: (key) => settled(Effect.suspend(() => write({ type: "Delete", key }))),
     modify,
     sync: log.sync
   })

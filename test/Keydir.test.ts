@@ -306,6 +306,28 @@ describe("Keydir", () => {
     assert.strictEqual(drain(snapshot, { ordered: true }).located.length, 2)
   })
 
+  it("where hasRoom says yes no key is refused, until nearly all slabs are in use", () => {
+    for (const lengths of [[16], [1], [4_000, 5_000], [16, 700, 65_536, 0, 4_081], [65_536]]) {
+      const keydir = new Keydir({ slabs: 40 })
+      let keys = 0
+      const next = (): Uint8Array => {
+        const k = new Uint8Array(Math.max(4, lengths[keys % lengths.length] ?? 0))
+        new DataView(k.buffer).setUint32(0, keys)
+        return k
+      }
+      for (let k = next(); keydir.hasRoom(1, k.length); k = next()) {
+        keydir.set(k, 1, keys++, 1)
+        if (keys % 7 === 0) keydir.delete(k)
+      }
+      assert.isAtLeast(keydir["words"].length, 34, `${lengths.join()}: ${keys} keys`)
+      const many = new Keydir({ slabs: 40 })
+      let fit = 0
+      while (many.hasRoom(fit + 1, 16 * (fit + 1))) fit++
+      load(many, 0, fit)
+      assert.strictEqual(many.size, fit)
+    }
+  })
+
   it("entry ids go beyond 2^31, and a keydir with no slab left refuses a key and stays whole", () => {
     const keydir = new Keydir()
     const none = new Uint32Array(0)

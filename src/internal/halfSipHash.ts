@@ -5,8 +5,8 @@
 import { keyWords } from "./keyOrder.ts"
 
 /**
- * The hash of a record's key. The words hold its bytes the other way round, and zeros fill the last; that costs nothing,
- * because the length is fed too.
+ * The hash of a record's key. The words hold its bytes the other way round, and zeros fill the last; that costs
+ * nothing, because the length is fed too.
  */
 export const halfSipHash = (
   words: Uint32Array,

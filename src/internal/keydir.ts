@@ -56,10 +56,11 @@ const processSeed = crypto.getRandomValues(new Int32Array(2))
 /** The key at hand as words: packed once, then hashed, compared and copied. Nothing here waits, so one is enough. */
 const packed = new Uint32Array(order.keyWords(order.key_bytes_max))
 
-/** For tests: a fixed seed, and the bits of the hash to keep, so that keys collide. */
+/** For tests: a fixed seed, the bits of the hash to keep, so that keys collide, and how many slabs there can be. */
 export interface KeydirOptions {
   readonly seed?: readonly [number, number] | undefined
   readonly hashMask?: number | undefined
+  readonly slabs?: number | undefined
 }
 
 /**
@@ -81,6 +82,7 @@ export class Keydir {
   private readonly seed0: number
   private readonly seed1: number
   private readonly hashMask: number
+  private readonly slabs: number
   private keys = 0
 
   /** By stripe: slots of an entry id (0: empty) and a hash, signed so that V8 need not box them; linear probing. */
@@ -113,11 +115,21 @@ export class Keydir {
     this.seed0 = seed[0] | 0
     this.seed1 = seed[1] | 0
     this.hashMask = (options.hashMask ?? 0xffff_ffff) | 0
+    this.slabs = options.slabs ?? slabs_max
   }
 
   /** Live keys. */
   get size(): number {
     return this.keys
+  }
+
+  /** Whether so many more keys, of so many bytes in all, surely find room; `set` throws where there is none. */
+  hasRoom(keys: number, bytes: number): boolean {
+    const words = keys * (order.header_words + 1) + bytes / 4
+    const shared = words / (order.slab_words - shared_words_max)
+    // A long key has a slab of its own. One more is begun, and one is for moving.
+    const own = words / shared_words_max
+    return this.slabs - this.words.length + this.dropped.length >= shared + own + 2
   }
 
   /** Bytes of slabs and tables, without those that only snapshots hold. */
@@ -246,7 +258,7 @@ export class Keydir {
   }
 
   private get isFull(): boolean {
-    return this.dropped.length === 0 && this.words.length === slabs_max
+    return this.dropped.length === 0 && this.words.length === this.slabs
   }
 
   private slabOf(entry: number): Uint32Array {
@@ -356,7 +368,7 @@ export class Keydir {
   }
 
   private addSlab(size: number): number {
-    if (this.isFull) throw new RangeError(`keydir: all ${slabs_max} slabs are in use, no room for another key`)
+    if (this.isFull) throw new RangeError(`keydir: all ${this.slabs} slabs are in use, no room for another key`)
     const words = new Uint32Array(size)
     const slab = this.dropped.pop() ?? this.words.length
     this.words[slab] = words

@@ -89,6 +89,11 @@ export class Projection {
     }
   }
 
+  /** Whether so many more keys, of so many bytes in all, surely find room in the index. */
+  hasRoom(keys: number, bytes: number): boolean {
+    return this.#keydir.hasRoom(keys, bytes)
+  }
+
   has(key: Uint8Array): boolean {
     return this.#keydir.find(key) >= 0
   }
