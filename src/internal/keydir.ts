@@ -128,7 +128,7 @@ export class Keydir {
     const words = keys * (order.header_words + 1) + bytes / 4
     const shared = words / (order.slab_words - shared_words_max)
     // A long key has a slab of its own. One more is begun, and one is for moving.
-    const own = words / shared_words_max
+    const own = Math.min(keys, words / shared_words_max)
     return this.slabs - this.words.length + this.dropped.length >= shared + own + 2
   }
 
