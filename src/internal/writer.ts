@@ -326,7 +326,7 @@ export class Writer {
     )
   })
 
-  /** An older note says as much and costs nothing; it only makes the next writer, if this one dies, write more again. */
+  /** An older note says as much and costs nothing; but the more is behind it, the more the next writer writes again. */
   #note(from: Position): Effect.Effect<void, IoError> {
     const noted = this.#noted
     return noted?.segment === from.segment && from.offset - noted.offset <= noted_bytes_max
