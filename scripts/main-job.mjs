@@ -24,4 +24,10 @@ if (!existsSync(main) || !existsSync(stamp) || readFileSync(stamp, "utf8") !== w
   writeFileSync(stamp, wanted)
 }
 
+// Whoever reads along, as `head` does, may have seen enough.
+process.stdout.on("error", (error) => {
+  if (error.code !== "EPIPE") throw error
+  process.exit(0)
+})
+
 await import(main)

@@ -124,6 +124,15 @@ describe("the main job", () => {
       assert.match(stdout, /= 7 values, .* all the same \(1 file changed meanwhile and not compared\)/)
     }))
 
+  it.live("a reader that has seen enough ends it quietly", () =>
+    Effect.gen(function*() {
+      const { out, source } = yield* sourceDirectory
+      const script = '"$0" "$1" "$2" --out "$3" | head -n 1'
+      const { code, stderr, stdout } = yield* run("sh", ["-c", script, process.execPath, launcher, source, out])
+      assert.deepStrictEqual([code, stderr], [0, ""])
+      assert.match(stdout, /^[^\n]+\n$/)
+    }))
+
   it.live("what it cannot work on is said in one line, with exit code 1, and leaves nothing", () =>
     Effect.gen(function*() {
       const parent = yield* largeDirectory
