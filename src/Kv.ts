@@ -118,7 +118,10 @@ export interface KvRead {
   /** What opening found, and, for a writer, cut. */
   readonly report: RecoveryReport
 
-  /** The value of a key, or `undefined`. */
+  /**
+   * The value of a key, or `undefined`. A small one may share 8 KiB of memory with others, as Node's own small Buffers
+   * do: keep a copy (`slice()`) where you keep few of many, or hand one to another thread.
+   */
   readonly get: (key: Bytes) => Effect.Effect<Uint8Array | undefined, IoError | CorruptSegment>
 
   /** The values of many keys, in their order. */
