@@ -143,7 +143,10 @@ export interface KvRead {
   /** The keys that have a value when the stream starts. */
   readonly keys: (range?: Range) => Stream.Stream<Uint8Array>
 
-  /** The keys and values at the moment the stream starts; later writes do not show in it. */
+  /**
+   * The keys and values at the moment the stream starts; later writes do not show in it. Values may share memory, up to
+   * 256 KiB: keep a copy (`slice()`) where you keep few of many.
+   */
   readonly entries: (range?: Range) => Stream.Stream<KeyValue, IoError | CorruptSegment>
 
   /**

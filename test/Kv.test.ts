@@ -764,6 +764,105 @@ describe("compaction", () => {
     }))
 })
 
+describe("values and the memory they are in", () => {
+  const filled = (at: number, length: number): Uint8Array => new Uint8Array(length).fill(at + 1)
+
+  it.effect("each has its own bytes: changing one, or reading on, changes no other", () =>
+    Effect.gen(function*() {
+      const kv = yield* Kv.make({ directory: yield* temporaryDirectory })
+      const lengths = [0, 1, 64, 100, 4_000, 4_060, 4_096, 5_000, 100_000, large]
+      for (const [at, length] of lengths.entries()) yield* kv.put(`k${at}`, filled(at, length))
+      const keys = lengths.map((_, at) => `k${at}`)
+      const first = yield* Effect.forEach(keys, (key) => kv.get(key))
+      const second = yield* kv.getMany(keys)
+      const third = (yield* Stream.runCollect(kv.entries({ ordered: true }))).map(({ value }) => value)
+      for (const values of [first, second, third]) for (const value of values) value?.fill(255)
+      // A thousand reads later the pool has gone round many times.
+      for (let n = 0; n < 1_000; n++) yield* kv.get(`k${n % 5}`)
+      for (const values of [first, second, third]) {
+        assert.deepStrictEqual(values.map((value) => value?.length), lengths)
+        assert.isTrue(values.every((value) => value?.every((byte) => byte === 255)))
+      }
+      for (const [at, length] of lengths.entries()) {
+        assert.deepStrictEqual(yield* kv.get(`k${at}`), filled(at, length))
+      }
+    }))
+
+  it.effect("what shares memory cannot be transferred away from the others", () =>
+    Effect.gen(function*() {
+      const kv = yield* Kv.make({ directory: yield* temporaryDirectory })
+      yield* kv.putMany([["a", "one"], ["b", "two"]])
+      const [a, b] = yield* kv.getMany(["a", "b"])
+      const [entry] = yield* Stream.runCollect(kv.entries())
+      const { port1, port2 } = new MessageChannel()
+      for (const value of [a, entry!.value]) {
+        // Newer Nodes refuse, older ones send a copy.
+        yield* Effect.ignore(Effect.try(() => port1.postMessage(value, [value!.buffer as ArrayBuffer])))
+      }
+      port1.close()
+      port2.close()
+      assert.deepStrictEqual([text(a), text(b), entry!.value.length], ["one", "two", 3])
+    }))
+
+  it.effect("neighbours are read together, across gaps, segments and sizes, and each is checked by itself", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const disk = new FaultyDisk()
+      yield* over(disk)(Effect.gen(function*() {
+        const kv = yield* Kv.make({ directory, segmentSize: 40_000, checkpoint: "never" })
+        const name = (at: number) => `k${String(at).padStart(4, "0")}`
+        const length = (at: number) => at % 97 === 0 ? 6_000 : at % 7 === 0 ? 0 : at % 300
+        for (const at of numbers(1_000)) yield* kv.put(name(at), filled(at % 250, length(at)))
+        // Some are dead, some stand elsewhere.
+        for (const at of numbers(1_000).filter((at) => at % 11 === 0)) yield* kv.delete(name(at))
+        for (const at of numbers(1_000).filter((at) => at % 50 === 1)) {
+          yield* kv.put(name(at), filled(at % 250, length(at)))
+        }
+        const live = numbers(1_000).filter((at) => at % 11 !== 0 || at % 50 === 1)
+        const before = disk.calls.length
+        const entries = yield* Stream.runCollect(kv.entries({ ordered: true }))
+        const reads = disk.calls.slice(before).filter(({ kind }) => kind === "readNow" || kind === "read").length
+        assert.deepStrictEqual(entries.map(({ key }) => text(key)), live.map(name))
+        for (const [index, { value }] of entries.entries()) {
+          const at = live[index] ?? 0
+          assert.deepStrictEqual(value, filled(at % 250, length(at)), name(at))
+        }
+        assert.isBelow(reads, 200, `reads for ${live.length} values`)
+
+        // One bit in the middle of a run: that value and no other is refused.
+        const damaged = live[500] ?? 0
+        const place = yield* kv.refOf(name(damaged))
+        const path = NodePath.join(directory, `${String(place!.segment).padStart(8, "0")}.dwal`)
+        const bytes = NFS.readFileSync(path)
+        bytes[place!.offset + 24 + 2]! ^= 1
+        NFS.writeFileSync(path, bytes)
+        const error = yield* Effect.flip(Stream.runDrain(kv.entries({ ordered: true })))
+        assert.deepInclude(error, { _tag: "CorruptSegment", segment: place!.segment, offset: place!.offset })
+        const others = yield* Effect.forEach(live.filter((at) => at !== damaged), (at) => kv.get(name(at)))
+        assert.isTrue(others.every((value) => value !== undefined))
+        assert.strictEqual((yield* Effect.flip(kv.getMany([name(1), name(damaged)])))._tag, "CorruptSegment")
+      }))
+    }))
+
+  it.live("a program that reads or writes in a loop leaves others their turn", () =>
+    Effect.gen(function*() {
+      const kv = yield* Kv.make({ directory: yield* temporaryDirectory })
+      const value = new Uint8Array(200_000)
+      let turns = 0
+      const timer = setInterval(() => turns++, 0)
+      const loop = (each: Effect.Effect<unknown, unknown>) =>
+        Effect.gen(function*() {
+          turns = 0
+          for (let n = 0; n < 300; n++) yield* each
+          return turns
+        })
+      assert.isAtLeast(yield* loop(kv.put("large", value)), 10)
+      assert.isAtLeast(yield* loop(kv.get("large")), 10)
+      assert.isAtLeast(yield* loop(kv.putMany([["large", value]])), 10)
+      clearInterval(timer)
+    }))
+})
+
 describe("a reader over a live writer", () => {
   it.live("is the store as it was when it was opened, and takes no lock", () =>
     Effect.gen(function*() {
