@@ -77,6 +77,9 @@ export interface Position {
   readonly offset: number
 }
 
+// Below this part of a chunk it does not matter that the record at its end is read again with the next one.
+const small_fraction = 32
+
 // A file that changes under the reader is read again this often before the verdict stands.
 const changes_max = 16
 
@@ -316,10 +319,11 @@ class SegmentReader {
       : stop(at, 0)
   }
 
-  // Records tend to be of a size: a chunk that holds one more of the last one's needs no second read.
+  // Records tend to be of a size: whole ones of the last one's are read, so that little is read twice.
   #readAhead(records: ReadonlyArray<Frame.LogRecord>): Effect.Effect<void> {
+    const { chunkSize } = this.#scan
     const last_bytes = records.at(-1)?.len ?? 0
-    const length = Math.max(this.#scan.chunkSize, Math.min(2 * last_bytes, this.#scan.chunkSize + last_bytes))
+    const length = last_bytes * small_fraction < chunkSize ? chunkSize : Math.ceil(chunkSize / last_bytes) * last_bytes
     return Effect.map(
       Effect.forkIn(this.#read(length), this.#scope, { startImmediately: true }),
       (fiber) => {

@@ -1,8 +1,8 @@
 /**
- * CRC-32C (Castagnoli, reflected polynomial 0x82F63B78) in two implementations of one function: TypeScript, eight
+ * CRC-32C (Castagnoli, reflected polynomial 0x82F63B78) in two implementations of one function: TypeScript, sixteen
  * bytes a step, and the native `@node-rs/crc32`, which wins where a frame is long enough to pay for the call.
  *
- * The tables follow "slicing-by-8" (Kounavis and Berry, Intel, 2005). `shift` is the operator behind zlib's
+ * The tables follow "slicing-by-8" (Kounavis and Berry, Intel, 2005), twice as wide. `shift` is the operator behind zlib's
  * `crc32_combine`: multiplication by x^(8n) modulo the polynomial.
  */
 import * as Module from "node:module"
@@ -14,8 +14,11 @@ const polynomial = 0x82F63B78
  */
 export const nativeFrom_bytes = 448
 
+/** Bytes in a step, and tables. */
+const slices = 16
+
 const tables: Int32Array = (() => {
-  const table = new Int32Array(8 * 256)
+  const table = new Int32Array(slices * 256)
   for (let byte = 0; byte < 256; byte++) {
     let crc = byte
     for (let bit = 0; bit < 8; bit++) crc = crc & 1 ? (crc >>> 1) ^ polynomial : crc >>> 1
@@ -23,7 +26,7 @@ const tables: Int32Array = (() => {
   }
   for (let byte = 0; byte < 256; byte++) {
     let crc = table[byte] as number
-    for (let slice = 1; slice < 8; slice++) {
+    for (let slice = 1; slice < slices; slice++) {
       crc = (crc >>> 8) ^ (table[crc & 0xFF] as number)
       table[slice * 256 + byte] = crc
     }
@@ -34,17 +37,31 @@ const tables: Int32Array = (() => {
 /** A checksum of `bytes[start, end)`, continuing from `seed`, the checksum of what came before. */
 export type Checksum = (bytes: Uint8Array, start: number, end: number, seed: number) => number
 
-// Every index below is `byte & 0xFF` plus the base of one of the eight tables, or below `end`: the casts say so.
+// Made once for a buffer that holds many frames.
+let viewed: Uint8Array | undefined
+let view: DataView = new DataView(new ArrayBuffer(0))
+
+// Every index below is `byte & 0xFF` plus the base of one of the tables, or below `end`: the casts say so.
 export const portable: Checksum = (bytes, start, end, seed) => {
+  if (bytes !== viewed) {
+    viewed = bytes
+    view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+  }
   let crc = ~seed
   let at = start
-  for (; at + 8 <= end; at += 8) {
-    crc ^= (bytes[at] as number) | ((bytes[at + 1] as number) << 8) | ((bytes[at + 2] as number) << 16) |
-      ((bytes[at + 3] as number) << 24)
-    crc = (tables[1792 + (crc & 0xFF)] as number) ^ (tables[1536 + ((crc >>> 8) & 0xFF)] as number) ^
-      (tables[1280 + ((crc >>> 16) & 0xFF)] as number) ^ (tables[1024 + (crc >>> 24)] as number) ^
-      (tables[768 + (bytes[at + 4] as number)] as number) ^ (tables[512 + (bytes[at + 5] as number)] as number) ^
-      (tables[256 + (bytes[at + 6] as number)] as number) ^ (tables[bytes[at + 7] as number] as number)
+  for (; at + slices <= end; at += slices) {
+    crc ^= view.getInt32(at, true)
+    const b = view.getInt32(at + 4, true)
+    const c = view.getInt32(at + 8, true)
+    const d = view.getInt32(at + 12, true)
+    crc = (tables[3840 + (crc & 0xFF)] as number) ^ (tables[3584 + ((crc >>> 8) & 0xFF)] as number) ^
+      (tables[3328 + ((crc >>> 16) & 0xFF)] as number) ^ (tables[3072 + (crc >>> 24)] as number) ^
+      (tables[2816 + (b & 0xFF)] as number) ^ (tables[2560 + ((b >>> 8) & 0xFF)] as number) ^
+      (tables[2304 + ((b >>> 16) & 0xFF)] as number) ^ (tables[2048 + (b >>> 24)] as number) ^
+      (tables[1792 + (c & 0xFF)] as number) ^ (tables[1536 + ((c >>> 8) & 0xFF)] as number) ^
+      (tables[1280 + ((c >>> 16) & 0xFF)] as number) ^ (tables[1024 + (c >>> 24)] as number) ^
+      (tables[768 + (d & 0xFF)] as number) ^ (tables[512 + ((d >>> 8) & 0xFF)] as number) ^
+      (tables[256 + ((d >>> 16) & 0xFF)] as number) ^ (tables[d >>> 24] as number)
   }
   for (; at < end; at++) crc = (crc >>> 8) ^ (tables[(crc ^ (bytes[at] as number)) & 0xFF] as number)
   return ~crc >>> 0
