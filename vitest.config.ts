@@ -20,6 +20,8 @@ export default defineConfig({
     include: ["test/**/*.test.ts"],
     // The command and the example are tested as the processes a user runs: they must be what src/ says.
     globalSetup: ["test/support/build.ts"],
+    // Names are sentences, and are looked for by their whole text.
+    taskTitleValueFormatTruncate: 0,
     testTimeout: 60_000,
     hookTimeout: 60_000,
     pool: "forks",

@@ -6,7 +6,14 @@ import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Schema } from "effect"
 import * as Frame from "../src/Frame.ts"
 import { halfSipHash } from "../src/internal/halfSipHash.ts"
-import { Keydir, type KeydirSnapshot, type KeyRange, type Located } from "../src/internal/keydir.ts"
+import {
+  type FrozenKeydir,
+  Keydir,
+  type KeydirSnapshot,
+  type KeyRange,
+  type Located,
+  noSlots
+} from "../src/internal/keydir.ts"
 import { key_bytes_max, len_max, slab_words } from "../src/internal/keyOrder.ts"
 
 type Model = Map<string, Omit<Located, "key">>
@@ -89,24 +96,42 @@ const audit = (keydir: Keydir): void => {
   assert.deepStrictEqual([held, records], [keydir["slabWords"], keydir.size])
   assert.deepStrictEqual([live, taken], [keydir["liveWords"], keydir["takenWords"]])
   assert.isAtMost(taken - live, live / 3 + 2 * slab_words)
-  keydir["tables"].forEach((table, stripe) => {
+  // One assertion for all: there are a thousand.
+  assert.isTrue(keydir["tables"].every((table, stripe) => {
     let used = 0
     for (let slot = 0; slot < table.length; slot += 2) if (table[slot] !== 0) used++
-    assert.strictEqual(used, keydir["counts"][stripe]!)
-    assert.isAtMost(used * 8, table.length * 3)
-  })
+    return used === keydir["counts"][stripe] && used * 8 <= table.length * 3
+  }))
 }
 
 type Command = {
-  readonly kind: "set" | "delete" | "find" | "snapshot"
+  readonly kind: "set" | "delete" | "find" | "snapshot" | "freeze"
   readonly key: Uint8Array
   readonly segment: number
 }
 
-/** Runs the commands on a keydir and on a Map; every snapshot must still be the Map of its moment at the end. */
+/** The keydir is the model's: each key is found in its place, and no other is there. */
+const sameKeydir = (keydir: Keydir, model: Model): void => {
+  audit(keydir)
+  same(keydir.snapshot(), model)
+  assert.strictEqual(keydir.size, model.size)
+  for (const [k, { len, offset, segment }] of model) {
+    const entry = keydir.find(key(k))
+    assert.isTrue(
+      entry > 0 && keydir.segmentOf(entry) === segment && keydir.offsetOf(entry) === offset &&
+        keydir.lenOf(entry) === len
+    )
+  }
+}
+
+/**
+ * Runs the commands on a keydir and on a Map; every snapshot must still be the Map of its moment at the end, and what was
+ * frozen a keydir of it.
+ */
 const runBoth = (keydir: Keydir, commands: Iterable<Command>): void => {
   const model: Model = new Map()
   const snapshots: Array<readonly [KeydirSnapshot, Model]> = []
+  const frozen: Array<readonly [FrozenKeydir, Model]> = []
   let step = 0
   for (const command of commands) {
     const held = model.get(name(command.key))
@@ -119,6 +144,9 @@ const runBoth = (keydir: Keydir, commands: Iterable<Command>): void => {
       model.delete(name(command.key))
     } else if (command.kind === "snapshot") {
       snapshots.push([keydir.snapshot(), new Map(model)])
+    } else if (command.kind === "freeze" && keydir["hashMask"] === -1) {
+      // The bits of the hash that a test keeps are not frozen.
+      frozen.push([keydir.freeze(), new Map(model)])
     }
     assert.strictEqual(keydir.size, model.size)
     const now = model.get(name(command.key))
@@ -134,7 +162,15 @@ const runBoth = (keydir: Keydir, commands: Iterable<Command>): void => {
   audit(keydir)
   for (const [snapshot, then] of snapshots) same(snapshot, then)
   same(keydir.snapshot(), model)
+  for (const [each, then] of frozen) sameKeydir(Keydir.thaw(copyOf(each)), then)
 }
+
+/** As it comes from a file: nothing of it is shared. */
+const copyOf = (frozen: FrozenKeydir): FrozenKeydir => ({
+  ...frozen,
+  words: frozen.words.map((words) => words.slice()),
+  tables: frozen.tables.map((table) => table === noSlots ? noSlots : table.slice())
+})
 
 const between = (minimum: number, maximum: number): Arbitrary.Arbitrary<number> =>
   Arbitrary.schema(Schema.Int.check(Schema.isBetween({ minimum, maximum })))
@@ -153,8 +189,8 @@ const keys = Arbitrary.map(Arbitrary.all([letters, between(0, 11)]), ([short, si
 })
 
 const commands = Arbitrary.array(
-  Arbitrary.map(Arbitrary.all([between(0, 19), keys, between(0, 2 ** 32 - 1)]), ([kind, k, segment]): Command => ({
-    kind: kind < 10 ? "set" : kind < 15 ? "delete" : kind < 18 ? "find" : "snapshot",
+  Arbitrary.map(Arbitrary.all([between(0, 20), keys, between(0, 2 ** 32 - 1)]), ([kind, k, segment]): Command => ({
+    kind: kind < 10 ? "set" : kind < 15 ? "delete" : kind < 18 ? "find" : kind < 20 ? "snapshot" : "freeze",
     key: k,
     segment
   })),
@@ -186,7 +222,7 @@ const fill = (keydir: Keydir, keys: ReadonlyArray<Uint8Array>): Model => {
 describe("Keydir", () => {
   const arbitrary = { runs: 20, size: 300 }
 
-  it.prop("set, delete, find and snapshot do what a Map does", { commands }, ({ commands }) => {
+  it.prop("set, delete, find, snapshot and freeze do what a Map does", { commands }, ({ commands }) => {
     runBoth(new Keydir(), commands)
   }, { arbitrary })
 
@@ -195,7 +231,7 @@ describe("Keydir", () => {
     runBoth(new Keydir({ seed, hashMask: 0 }), commands)
   }, { arbitrary })
 
-  it("A snapshot never changes, whatever is set or deleted after it.", () => {
+  it("A snapshot never changes, whatever is set or deleted after it; nor does a frozen keydir.", () => {
     for (const options of [{ seed }, weak]) {
       const below = random(7)
       const run = Array.from({ length: 6_000 }, (_, i): Command => {
@@ -204,8 +240,8 @@ describe("Keydir", () => {
           ? new Uint8Array(300 + 300 * below(20)).fill(below(40))
           : Uint8Array.from(numbered(below(600)))
         // The share of deletes goes up and down, so that slabs are filled, emptied, moved and dropped.
-        const kind = i % 1_000 === 700 ? "snapshot" : below(100) < (i % 2_000 < 1_000 ? 25 : 65) ? "delete" : "set"
-        return { kind, key: k, segment: i }
+        const kind = below(100) < (i % 2_000 < 1_000 ? 25 : 65) ? "delete" : "set"
+        return { kind: i % 1_000 === 700 ? "snapshot" : i % 1_000 === 400 ? "freeze" : kind, key: k, segment: i }
       })
       runBoth(new Keydir(options), run)
     }
@@ -239,6 +275,119 @@ describe("Keydir", () => {
     assert.deepStrictEqual(cloned.slice(1).map((slab, i) => slab === before[i + 1]), before.slice(1).map(() => false))
     load(keydir, 0, 5_000)
     assert.deepStrictEqual(slabs().map((slab, i) => slab === cloned[i]), cloned.map(() => true))
+  })
+
+  it("A table is cloned at most once after each freezing, and a slab as well.", () => {
+    const keydir = new Keydir()
+    load(keydir, 0, 5_000)
+    const arrays = (): ReadonlyArray<Uint32Array | Int32Array> => [...keydir["words"], ...keydir["tables"]]
+    const kept = (before: ReadonlyArray<unknown>): number => arrays().filter((array, i) => array === before[i]).length
+    // With five keys a stripe, of the same 5,000, no table grows or shrinks.
+    const change = (): void => {
+      for (let n = 0; n < 5_000; n++) {
+        keydir.delete(numbered(n))
+        keydir.set(numbered(n), 2, n, 100)
+      }
+    }
+    change()
+    const tables = [...keydir["tables"]]
+    change()
+    assert.deepStrictEqual(keydir["tables"].map((table, i) => table === tables[i]), tables.map(() => true))
+    const frozen = keydir.freeze()
+    const before = arrays()
+    assert.strictEqual(kept(before), before.length)
+    change()
+    const shared = keydir["tables"].filter((table, i) => table === frozen.tables[i] && table !== noSlots)
+    assert.deepStrictEqual(shared, [])
+    const cloned = [...keydir["tables"]]
+    change()
+    assert.deepStrictEqual(keydir["tables"].map((table, i) => table === cloned[i]), tables.map(() => true))
+    assert.deepStrictEqual(arrays().filter((array) => frozen.words.slice(1).some((words) => words === array)), [])
+  })
+
+  it("what is frozen is a keydir of that moment, through growth, shrinking and moves after it, beside a snapshot", () => {
+    const keydir = new Keydir()
+    const model: Model = new Map()
+    const put = (n: number, len: number): void => {
+      keydir.set(numbered(n), 1, n, len)
+      model.set(name(numbered(n)), { segment: 1, offset: n, len })
+    }
+    const drop = (n: number): void => {
+      keydir.delete(numbered(n))
+      model.delete(name(numbered(n)))
+    }
+    for (let n = 0; n < 12_000; n++) put(n, 100)
+    for (let n = 0; n < 12_000; n += 3) drop(n)
+    const [frozen, snapshot, then] = [keydir.freeze(), keydir.snapshot(), new Map(model)]
+    const again = keydir.freeze()
+    // Twice as many, then hardly any: every table grows and shrinks, and slabs are moved and dropped.
+    for (let n = 12_000; n < 28_000; n++) put(n, 200)
+    for (let n = 0; n < 12_000; n += 5) put(n, 300)
+    for (let n = 0; n < 28_000; n++) if (n % 40 !== 0) drop(n)
+    for (let n = 1; n < 2_000; n += 2) put(n, 400)
+    assert.isAbove(keydir["dropped"].length, 5)
+    sameKeydir(keydir, model)
+    same(snapshot, then)
+    sameKeydir(Keydir.thaw(copyOf(again)), then)
+    // Nobody else has the arrays now, so the copy is not needed.
+    sameKeydir(Keydir.thaw(frozen), then)
+    const now = keydir.freeze()
+    sameKeydir(Keydir.thaw(now), model)
+    assert.isAbove(now.words.filter(({ length }) => length === 0).length, 5)
+  })
+
+  it("a thawed keydir goes on as the one that was frozen would have, in as much memory", () => {
+    const below = random(5)
+    const [keydir, model]: [Keydir, Model] = [new Keydir(), new Map()]
+    let thawed = keydir
+    for (let step = 0; step < 20_000; step++) {
+      const large = below(50) === 0
+      const k = large ? new Uint8Array(3_000 + below(6_000)).fill(below(30)) : Uint8Array.from(numbered(below(3_000)))
+      const share = step % 5_000 < 2_500 ? 30 : 70
+      const place = { segment: step, offset: 2 ** 33 + step, len: 30 + step }
+      const held = model.get(name(k))?.len ?? 0
+      if (below(100) < share) {
+        assert.strictEqual(thawed.delete(k), held)
+        model.delete(name(k))
+      } else {
+        assert.strictEqual(thawed.set(k, place.segment, place.offset, place.len), held)
+        model.set(name(k), place)
+      }
+      if (step % 2_000 !== 1_999) continue
+      const { bytes } = thawed
+      thawed = Keydir.thaw(copyOf(thawed.freeze()))
+      assert.strictEqual(thawed.bytes, bytes)
+      sameKeydir(thawed, model)
+    }
+    assert.notStrictEqual(thawed, keydir)
+  })
+
+  it("an empty keydir can be frozen and thawed", () => {
+    const thawed = Keydir.thaw(new Keydir().freeze())
+    sameKeydir(thawed, new Map())
+    load(thawed, 0, 100)
+    assert.strictEqual(thawed.size, 100)
+  })
+
+  it("slabs that its tables know nothing of, or whose sizes are wrong, do not make a thawed keydir work for ever", () => {
+    // Records of nine words leave some at the end of every slab, those of eight do not.
+    for (const rest of [4, 0]) {
+      const each = (from: number, to: number, use: (k: Uint8Array) => void): void => {
+        for (let n = from; n < to; n++) use(Buffer.concat([numbered(n), Buffer.alloc(rest)]))
+      }
+      const keydir = new Keydir()
+      each(0, 20_000, (k) => keydir.set(k, 1, 1, 1))
+      // As much is dead as may be.
+      each(0, 7_000, (k) => keydir.delete(k))
+      const frozen = keydir.freeze()
+      const lost: FrozenKeydir = { ...frozen, tables: frozen.tables.map(() => noSlots), counts: new Uint32Array(1_024) }
+      for (const wrong of [lost, { ...frozen, lives: frozen.lives.map(() => 1) }]) {
+        const thawed = Keydir.thaw(copyOf(wrong))
+        each(20_000, 24_000, (k) => thawed.set(k, 1, 1, 1))
+        each(20_000, 24_000, (k) => thawed.delete(k))
+        assert.isBelow(thawed["words"].length, 100)
+      }
+    }
   })
 
   it("Setting a key that is there takes no new slab space.", () => {

@@ -15,11 +15,14 @@ import { errorOf, judge, laterFrames } from "./support/oracle.ts"
 import {
   collect,
   concat,
-  fieldsOf,
+  errorFields,
   fill,
   flipped,
   frame,
+  head,
+  later,
   noise,
+  openWith,
   parse,
   parseWhole,
   type Plain,
@@ -42,22 +45,7 @@ import {
 
 const sector = 512
 
-const errorFields = (error: object | undefined): Record<string, unknown> => {
-  const { found: _, ...fields } = fieldsOf(error)
-  return fields
-}
-
-const openWith = (directory: string, options: Omit<Log.Options, "directory"> = {}) =>
-  Effect.scoped(Effect.gen(function*() {
-    const log = yield* Log.make({ directory, ...options })
-    const { error, records } = yield* collect(log.stream)
-    assert.isUndefined(error)
-    return { report: log.report, records, end: yield* log.end }
-  }))
-
-// Two records, 62 bytes, and what stands behind them in the cases below.
-const head = concat(raw(1, "one"), raw(2, "two"))
-const later = concat(raw(4, "four"), put(5, "five", "5"), raw(6, "six"))
+// The damage of the cases below stands behind `head`, at 62.
 /** A record of several sectors: from 62 to 3,090, its payload from 86 on. */
 const long = raw(3, noise(3000))
 

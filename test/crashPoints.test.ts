@@ -15,16 +15,18 @@ import { cutsOf } from "../src/internal/simulatedState.ts"
 import * as Kv from "../src/Kv.ts"
 import * as Log from "../src/Log.ts"
 import { type Fault, makeDisk, type Mode, type SimulatedDisk } from "../src/testing.ts"
-import { fold, inputOf, over, type Rec, type Subject } from "./support/crashModel.ts"
+import { fold, inputOf, over, type Rec, type Subject, withoutStacks } from "./support/crashModel.ts"
 import { type Bounds, Counts, type Point, Points, runWorkload, Visitor, type Workload } from "./support/crashPoints.ts"
 
-const quiet = Effect.provideService(References.MinimumLogLevel, "None")
+const quiet = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  withoutStacks(Effect.provideService(effect, References.MinimumLogLevel, "None"))
 const total = new Counts()
 
 afterAll(() => {
   process.stdout.write(`\nVisited by the exhaustive crash tests:\n${total.toString()}\n`)
 })
 
+// The same in every run of a workload, so that what two runs lead to can be the same state.
 let serial = 0
 const raw = (length: number): Rec => ({ type: "Raw", key: "", payload: `${++serial}:`.padEnd(length, "r") })
 const put = (key: string, length: number): Rec => ({ type: "Put", key, payload: `${++serial}:`.padEnd(length, "v") })
@@ -231,11 +233,17 @@ const isBehind = ({ where }: Point, call: number): boolean => {
   return found?.[1] === "after" ? at >= call : at > call
 }
 
+const runAgain: typeof runWorkload = (workload, options, points) =>
+  Effect.suspend(() => {
+    serial = 1_000
+    return runWorkload(workload, options, points)
+  })
+
 const visitAll = (workload: Workload, mode: Mode, bounds: Bounds) =>
   Effect.gen(function*() {
     const visitor = new Visitor(workload, bounds)
     const points = new Points(visitor.counts)
-    yield* runWorkload(workload, { mode, seed: bounds.seed }, points)
+    yield* runAgain(workload, { mode, seed: bounds.seed }, points)
     for (const point of points.taken) yield* visitor.visit(point, 0, "")
     total.addAll(visitor.counts)
     return visitor.counts
@@ -289,19 +297,20 @@ describe("a write that is cut", () => {
     kind: string
   ) =>
     Effect.gen(function*() {
-      const { disk } = yield* runWorkload(workload, {}, new Points(new Counts()))
+      const { disk } = yield* runAgain(workload, {}, new Points(new Counts()))
       const writes = disk.operations.filter(({ kind }) => kind === "write")
+      // One for all: what another cut has led to already is not gone through again.
+      const visitor = new Visitor(workload, { ...bounds, seed: 1 })
       for (const [index, write] of writes.entries()) {
         for (const cut of cutsOf(0, Number(write.outcome)).filter(isWanted)) {
           const points = new Points(new Counts())
-          yield* Effect.exit(runWorkload(workload, { faults: faultsAt(index + 1, cut) }, points))
-          const visitor = new Visitor(workload, { ...bounds, seed: cut })
+          yield* Effect.exit(runAgain(workload, { faults: faultsAt(index + 1, cut) }, points))
           const behind = points.taken.filter((point) => isBehind(point, write.index)).slice(0, 4)
           for (const point of behind) yield* visitor.visit(point, 0, `\nthe write ${index + 1} cut at ${cut}`)
-          total.addAll(visitor.counts)
           total.add(kind)
         }
       }
+      total.addAll(visitor.counts)
     }).pipe(quiet)
 
   for (const workload of [workloads[0]!, workloads[1]!, workloads.at(-1)!]) {
@@ -437,7 +446,7 @@ describe("a target is absent or whole after a crash at any point, and there when
     it.live(`${workload.name}, made again after the death of the process, is there after a power loss`, () =>
       Effect.gen(function*() {
         const points = new Points(new Counts())
-        yield* runWorkload(workload, { mode: "adversarial" }, points)
+        yield* runAgain(workload, { mode: "adversarial" }, points)
         for (const point of points.taken) {
           const disk = point.disk.kill()
           const first = yield* workload.found(disk.fork(), new Map())
@@ -464,8 +473,9 @@ const failEverySync = (
   choose: (points: ReadonlyArray<Point>, failed: number) => ReadonlyArray<Point>
 ) =>
   Effect.gen(function*() {
-    const { disk } = yield* runWorkload(workload, {}, new Points(new Counts()))
+    const { disk } = yield* runAgain(workload, {}, new Points(new Counts()))
     const syncs = disk.operations.filter(({ kind }) => kind === "sync").length
+    const visitor = new Visitor(workload, { survivors: [2, 4, 1], points: [4, 1], seed: 1 })
     for (let nth = 1; nth <= syncs; nth++) {
       const points = new Points(new Counts())
       let failing: SimulatedDisk | undefined
@@ -482,18 +492,17 @@ const failEverySync = (
         })
       }
       yield* Effect.exit(
-        runWorkload(checked, { seed: nth, faults: [{ kind: "sync", nth, code: "EIO", landed }] }, points)
+        runAgain(checked, { seed: nth, faults: [{ kind: "sync", nth, code: "EIO", landed }] }, points)
       )
       const failed = failing === undefined ? 0 : failureOf(failing)
       assert.isAbove(failed, 0)
       assert.isTrue(later === undefined || Exit.isFailure(later), "a later sync of the same writer reports success")
       total.add("failed syncs")
       for (const point of choose(points.taken, failed)) {
-        const visitor = new Visitor(workload, { survivors: [2, 4, 1], points: [4, 1], seed: nth })
         yield* visitor.visit(point, 0, `\nsync ${nth} ${landed}`)
-        total.addAll(visitor.counts)
       }
     }
+    total.addAll(visitor.counts)
   }).pipe(quiet)
 
 describe("after a failed sync, what a later writer syncs survives", () => {
@@ -588,6 +597,26 @@ describe("found by the simulated disk", () => {
             assert.strictEqual((yield* payloads().pipe(over(survivor)))[0], "first.", survivor.script)
           }
         })).pipe(over(disk))
+      }
+    }))
+
+  it.live("a compaction whose last step fails leaves a target that is absent or whole after a power loss", () =>
+    Effect.gen(function*() {
+      const compacting = (disk: SimulatedDisk) =>
+        Effect.scoped(Effect.gen(function*() {
+          const kv = yield* Kv.make({ directory })
+          yield* kv.put("a", "1")
+          return yield* Effect.exit(kv.compactTo("/out/t"))
+        })).pipe(over(disk), quiet)
+      const directories = [directory, "/out"]
+      const whole = makeDisk({ directories })
+      yield* compacting(whole)
+      const nth = whole.operations.filter(({ kind, path }) => kind === "syncDirectory" && path.includes("/out")).length
+      const disk = makeDisk({ directories, faults: [{ kind: "syncDirectory", path: "/out", nth, code: "EIO" }] })
+      assert.isTrue(Exit.isFailure(yield* compacting(disk)))
+      for (const survivor of disk.survivors(100)) {
+        const found = yield* Effect.exit(compactFound("/out/t")(survivor, new Map([["a", "1"]])))
+        assert.isTrue(Exit.isSuccess(found), `${disk.script}\n${String(found)}`)
       }
     }))
 })

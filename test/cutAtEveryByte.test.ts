@@ -9,12 +9,13 @@ import * as NFS from "node:fs"
 import * as Log from "../src/Log.ts"
 import { errorOf, judge, type Judgement } from "./support/oracle.ts"
 import {
-  collect,
   concat,
-  fieldsOf,
+  errorFields,
   fill,
   frame,
+  inDirectories,
   noise,
+  openWith,
   parseWhole,
   type Plain,
   put,
@@ -47,15 +48,6 @@ const active = concat(
   raw(12, "подъём"),
   put(13, "last", noise(70, 2))
 )
-
-/** Opens, gives back what a second reader of the same code sees, and closes. */
-const open = (directory: string) =>
-  Effect.scoped(Effect.gen(function*() {
-    const log = yield* Log.make({ directory })
-    const { error, records } = yield* collect(log.stream)
-    assert.isUndefined(error)
-    return { report: log.report, records }
-  }))
 
 const parsed = (directory: string, ids: ReadonlyArray<number>): Array<Plain> =>
   ids.flatMap((id) => parseWhole(readSegment(directory, id), id))
@@ -99,7 +91,7 @@ const survives = Effect.fnUntraced(function*(directory: string, segments: Segmen
   if (copied) assert.deepStrictEqual(readName(directory, torn), tail)
   assert.deepStrictEqual(readSegment(directory, 1), closed)
   // The second open finds nothing to mend, and the same records.
-  const again = yield* open(directory)
+  const again = yield* openWith(directory)
   assert.strictEqual(again.report.tail_truncated, 0)
   assert.deepStrictEqual(again.records, wanted)
 })
@@ -107,8 +99,8 @@ const survives = Effect.fnUntraced(function*(directory: string, segments: Segmen
 /** What may not be mended is refused, and not one byte is changed. */
 const refuses = Effect.fnUntraced(function*(directory: string, judgement: Judgement) {
   const before = snapshot(directory)
-  const { found: _, ...error } = fieldsOf(yield* Effect.flip(open(directory)))
-  assert.deepStrictEqual(error, errorOf(directory, judgement.damage!))
+  const error = yield* Effect.flip(openWith(directory))
+  assert.deepStrictEqual(errorFields(error), errorOf(directory, judgement.damage!))
   assert.deepStrictEqual(snapshot(directory), before)
 })
 
@@ -117,20 +109,19 @@ interface Outcome {
   readonly refused: number
 }
 
-const attempt = Effect.fnUntraced(
-  function*(directory: string, cut: number, behind: Uint8Array): Effect.fn.Return<"mended" | "refused"> {
-    const segments = { 1: closed, 2: concat(active.subarray(0, cut), behind) }
-    fill(directory, segments)
-    const judgement = judge(segments)
-    const { damage } = judgement
-    const mends = damage === undefined || damage.verdict === "Torn"
-    const checked: Effect.Effect<void, unknown> = mends
-      ? survives(directory, segments, judgement)
-      : refuses(directory, judgement)
-    yield* Effect.catchCause(checked, (cause) => Effect.die(new Error(`cut at ${cut}`, { cause })))
-    return mends ? "mended" : "refused"
-  }
-)
+const attempt = (
+  directory: string,
+  cut: number,
+  behind: Uint8Array
+): Effect.Effect<"mended" | "refused", unknown> => {
+  const segments = { 1: closed, 2: concat(active.subarray(0, cut), behind) }
+  fill(directory, segments)
+  const judgement = judge(segments)
+  const { damage } = judgement
+  return damage === undefined || damage.verdict === "Torn"
+    ? Effect.as(survives(directory, segments, judgement), "mended" as const)
+    : Effect.as(refuses(directory, judgement), "refused" as const)
+}
 
 /** Tries every cut of the active segment, with `behind(cut)` behind it; how many were mended, and how many refused. */
 const everyCut = Effect.fnUntraced(function*(
@@ -138,21 +129,15 @@ const everyCut = Effect.fnUntraced(function*(
   tried: (cut: number) => boolean = () => true
 ): Effect.fn.Return<Outcome, never, Scope.Scope> {
   const cuts = Array.from({ length: active.length + 1 }, (_, cut) => cut).filter(tried)
-  const outcomes = yield* Effect.forEach(
-    Array.from({ length: workers }, (_, worker) => cuts.filter((_, index) => index % workers === worker)),
-    (cuts) =>
-      Effect.flatMap(
-        temporaryDirectory,
-        (directory) => Effect.forEach(cuts, (cut) => attempt(directory, cut, behind(cut)))
-      ),
-    { concurrency: workers }
+  const outcomes = yield* inDirectories(
+    8,
+    cuts,
+    (cut) => `cut at ${cut}`,
+    (directory, cut) => attempt(directory, cut, behind(cut))
   )
-  const mended = outcomes.flat().filter((outcome) => outcome === "mended").length
+  const mended = outcomes.filter((outcome) => outcome === "mended").length
   return { mended, refused: cuts.length - mended }
 })
-
-/** So many stores are tried at a time: most of the time goes by in the thread pool. */
-const workers = 8
 
 // Every byte of a header or a checksum, and a few in between.
 const boundaries = judge({ 2: active }).records.flatMap(({ len, offset }) => [offset, offset + len])
@@ -213,7 +198,7 @@ describe("a log cut again and again", () => {
         NFS.truncateSync(`${directory}/00000001.dwal`, torn)
         assert.isBelow(torn, bytes.length)
       }
-      const { records, report } = yield* open(directory)
+      const { records, report } = yield* openWith(directory)
       assert.strictEqual(report.tail_truncated, 1)
       assert.deepStrictEqual(records, parsed(directory, [1]))
       assert.deepStrictEqual(records.map(({ txid }) => txid), Array.from({ length: 64 }, (_, index) => index + 1))

@@ -13,9 +13,10 @@ import { errorOf, judge, type Judgement } from "./support/oracle.ts"
 import {
   collect,
   concat,
-  fieldsOf,
+  errorFields,
   fill,
   frame,
+  inDirectories,
   noise,
   type Plain,
   put,
@@ -24,7 +25,6 @@ import {
   readSegment,
   type Segments,
   snapshot,
-  temporaryDirectory,
   tornName,
   utf8,
   withByte,
@@ -83,26 +83,18 @@ const each = Effect.fnUntraced(function*<E>(
   check: (directory: string, changed: Changed, judgement: Judgement) => Effect.Effect<void, E>,
   tried: (changed: Changed) => boolean = () => true
 ): Effect.fn.Return<ReadonlyMap<string, number>, never, Scope.Scope> {
-  const workers = 4
-  const all = everyChange(change).filter(tried)
   const verdicts = new Map<string, number>()
-  yield* Effect.forEach(
-    Array.from({ length: workers }, (_, worker) => all.filter((_, index) => index % workers === worker)),
-    (share) =>
-      Effect.flatMap(temporaryDirectory, (directory) =>
-        Effect.forEach(share, (changed) =>
-          Effect.suspend(() => {
-            fill(directory, changed.segments)
-            const judgement = judge(changed.segments)
-            const verdict = judgement.damage?.verdict ?? "sound"
-            verdicts.set(verdict, (verdicts.get(verdict) ?? 0) + 1)
-            return check(directory, changed, judgement)
-          }).pipe(
-            Effect.catchCause((cause) =>
-              Effect.die(new Error(`byte ${changed.at} of segment ${changed.segment}`, { cause }))
-            )
-          ))),
-    { concurrency: workers }
+  yield* inDirectories(
+    4,
+    everyChange(change).filter(tried),
+    ({ at, segment }) => `byte ${at} of segment ${segment}`,
+    (directory, changed) => {
+      fill(directory, changed.segments)
+      const judgement = judge(changed.segments)
+      const verdict = judgement.damage?.verdict ?? "sound"
+      verdicts.set(verdict, (verdicts.get(verdict) ?? 0) + 1)
+      return check(directory, changed, judgement)
+    }
   )
   return verdicts
 })
@@ -115,11 +107,6 @@ const assertPrefix = (records: ReadonlyArray<Plain>, { at, segment }: Changed): 
   )
   // All records before the changed byte, and not the one that holds it.
   assert.strictEqual(records.length, before.length)
-}
-
-const errorFields = (error: object | undefined): Record<string, unknown> => {
-  const { found: _, ...fields } = fieldsOf(error)
-  return fields
 }
 
 describe.each(changes)("every byte with $name", ({ change }) => {

@@ -18,11 +18,15 @@ import { judge } from "./support/oracle.ts"
 import {
   collect,
   concat,
+  errorFields,
   fieldsOf,
   flipped,
   frame,
+  head,
   largeDirectory,
+  later,
   noise,
+  openWith,
   parse,
   parseWhole,
   type Plain,
@@ -36,22 +40,6 @@ import {
   temporaryDirectory,
   utf8
 } from "./support/stores.ts"
-
-const errorFields = (error: object | undefined): Record<string, unknown> => {
-  const { found: _, ...fields } = fieldsOf(error)
-  return fields
-}
-
-const openWith = (directory: string, options: Omit<Log.Options, "directory"> = {}) =>
-  Effect.scoped(Effect.gen(function*() {
-    const log = yield* Log.make({ directory, ...options })
-    const { error, records } = yield* collect(log.stream)
-    assert.isUndefined(error)
-    return { report: log.report, records, end: yield* log.end }
-  }))
-
-const head = concat(raw(1, "one"), raw(2, "two"))
-const later = concat(raw(4, "four"), put(5, "five", "5"), raw(6, "six"))
 
 // -- reading ------------------------------------------------------------------------------------------------------------
 

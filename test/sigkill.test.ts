@@ -3,9 +3,9 @@
  * is there when it is opened again, whatever the process was in the middle of. The kernel lives on, so even what was
  * never synced must be there; what a loss of power leaves is for the simulated disk to say.
  *
- * `SIGKILLS=500 npx vitest run test/sigkill.test.ts` kills each writer so often; 20 times is the default.
+ * `SIGKILLS=5000 npx vitest run test/sigkill.test.ts` kills so many processes, and says what they left unfinished.
  */
-import { assert, describe, it } from "@effect/vitest"
+import { afterAll, assert, describe, it } from "@effect/vitest"
 import { Effect, Stream } from "effect"
 import type { Scope } from "effect"
 import * as NodeCrypto from "node:crypto"
@@ -15,29 +15,32 @@ import type { LogRecord } from "../src/Frame.ts"
 import * as Kv from "../src/Kv.ts"
 import * as Log from "../src/Log.ts"
 import { type RecoveryReport, segmentPath } from "../src/Recovery.ts"
-import { startNode } from "./support/child.ts"
+import { bundle, removeBundles } from "./support/bundle.ts"
+import { start } from "./support/child.ts"
 import { type Kind, lineOf, numberOf, operationOf, payloadOf } from "./support/payloads.mjs"
 import { largeDirectory, temporaryDirectory } from "./support/stores.ts"
 
-const kills = Number(process.env["SIGKILLS"] ?? 20)
+const kills = Number(process.env["SIGKILLS"] ?? 200)
 
 /** After so many kills a new store is begun: what has been found is read again each time. */
-const kills_a_store = 6
+const kills_a_store = 10
 
 /** How long a writer writes at most. */
-const delay_ms_max = 300
+const delay_ms_max = 40
 
-/** How long a large write takes at most, with all that goes before it. */
-const aim_ms_max = 25
+/** What is cut in two most likely by a kill that comes soon after the writer has said this. */
+const aims = [{ work: "large", line: "large writing" }, { work: "repair", line: "repair torn" }]
+const aim_ms_max = 15
 
 /** One kill in so many comes at any moment after the start of the process: while it opens its stores, perhaps. */
 const early_kill_every = 8
-const early_ms_max = 600
+const early_ms_max = 200
 
 /** What a writer said of one work before it died. */
 interface Said {
   readonly written: ReadonlyArray<number>
   readonly synced: ReadonlyArray<number>
+  readonly torn: ReadonlyArray<number>
 }
 
 /** One of the works of `busyChild.mjs`, from the side that looks at what it left. */
@@ -52,27 +55,37 @@ interface Work {
 const sayings = (lines: ReadonlyArray<string>, name: string): Said => {
   const numbers = (what: string) =>
     lines.flatMap((line) => line.startsWith(`${name} ${what} `) ? [Number(line.slice(line.lastIndexOf(" ")))] : [])
-  return { written: numbers("written"), synced: numbers("synced") }
+  return { written: numbers("written"), synced: numbers("synced"), torn: numbers("torn") }
 }
 
+/** The writers, ready to be started. They are made when the first one is. */
+const writers = Effect.runSync(Effect.cached(bundle(["busyChild.mjs", "repairChild.mjs"])))
+
 const killOnce = Effect.fnUntraced(function*(root: string, works: ReadonlyArray<Work>, round: number) {
-  // A kill is likeliest to cut a record in two while a large one is being written.
-  const aimed = works.some(({ name }) => name === "large")
-  const child = yield* startNode("busyChild.mjs", [root, ...works.map(({ name, start }) => `${name}=${start()}`)])
+  const is = (work: string): boolean => works.some(({ name }) => name === work)
+  const writer = (yield* writers)[is("repair") ? "repairChild.mjs" : "busyChild.mjs"]
+  const child = yield* start(process.execPath, [
+    writer,
+    root,
+    ...works.map(({ name, start }) => `${name}=${start()}`)
+  ])
   if (round % early_kill_every === early_kill_every - 1) {
     yield* Effect.sleep(Math.random() * early_ms_max)
   } else {
     yield* child.until("ready")
-    yield* Effect.sleep(Math.random() * (aimed ? aim_ms_max : delay_ms_max))
-    if (aimed) {
-      yield* Effect.timeoutOption(child.next("large writing"), "1 second")
-      yield* Effect.sleep(Math.random() * aim_ms_max)
-    }
+    const aim = aims.find(({ work }) => is(work))
+    // It may have written all that it has to.
+    if (aim !== undefined) yield* Effect.timeoutOption(child.until(aim.line), "2 seconds")
+    yield* Effect.sleep(Math.random() * (aim === undefined ? delay_ms_max : aim_ms_max))
   }
   const { signal, stderr } = yield* child.kill
   assert.strictEqual(signal, "SIGKILL", stderr)
   for (const work of works) yield* work.check(sayings(child.lines, work.name))
+  counts.kills++
 }, Effect.scoped)
+
+/** What the kills have left, to be told in the end. */
+const counts = { kills: 0, tails: 0, unfinished: 0 }
 
 type MakeWork = (root: string) => Effect.Effect<Work, unknown>
 
@@ -88,21 +101,24 @@ const series = Effect.fnUntraced(function*(
   for (const work of works) yield* work.finish
 }, Effect.scoped)
 
-/** As many series as it takes, two at a time, in memory and on a disk in turn. */
+/** As many series as a share of the kills takes, four at a time, in memory and on a disk in turn. */
 const killing = (
+  share: number,
   makers: ReadonlyArray<MakeWork>,
   places: ReadonlyArray<Effect.Effect<string, never, Scope.Scope>> = [largeDirectory, temporaryDirectory]
-) =>
-  Effect.forEach(
-    Array.from({ length: Math.ceil(kills / kills_a_store) }, (_, index) => index),
+) => {
+  const mine = Math.ceil(kills * share)
+  return Effect.forEach(
+    Array.from({ length: Math.ceil(mine / kills_a_store) }, (_, index) => index),
     (index) =>
       series(
         places[index % places.length]!,
         makers,
-        Math.min(kills_a_store, kills - index * kills_a_store)
+        Math.min(kills_a_store, mine - index * kills_a_store)
       ),
-    { concurrency: 2, discard: true }
+    { concurrency: 4, discard: true }
   )
+}
 
 const names = (directory: string, end: string): ReadonlyArray<string> =>
   NFS.readdirSync(directory).filter((name) => name.endsWith(end))
@@ -123,6 +139,7 @@ class Cuts {
       // A killed process leaves no zeros, so there is always something to keep.
       assert.strictEqual(NFS.statSync(torn_file!).size, tail_bytes_discarded)
       this.#copies++
+      counts.tails++
     } else {
       assert.strictEqual(tail_bytes_discarded, 0)
     }
@@ -248,7 +265,7 @@ const kvWork: MakeWork = (root) =>
       yield* value === undefined ? kv.delete(key) : kv.put(key, value)
       apply(known++)
     }, Effect.scoped)
-    return { name: "kv", start: () => known, check, finish: check({ written: [], synced: [] }) }
+    return { name: "kv", start: () => known, check, finish: check({ written: [], synced: [], torn: [] }) }
   })
 
 const importWork: MakeWork = (root) =>
@@ -267,7 +284,7 @@ const importWork: MakeWork = (root) =>
       assert.isAtLeast(found, Math.max(known, written.at(-1) ?? 0))
       known = found
     })
-    return { name: "import", start: () => known, check, finish: check({ written: [], synced: [] }) }
+    return { name: "import", start: () => known, check, finish: check({ written: [], synced: [], torn: [] }) }
   })
 
 const digest = (kv: Kv.KvRead) =>
@@ -307,6 +324,7 @@ const compactWork: MakeWork = Effect.fnUntraced(function*(root) {
       known = Math.max(known, Number(name) + 1)
     }
     assert.isAtMost(there.length - whole.length, 1, "one compaction was under way")
+    counts.unfinished += there.length - whole.length
     for (const name of there) NFS.rmSync(NodePath.join(targets, name), { recursive: true })
     assert.strictEqual(yield* digestOf(store), wanted, "the source is as it was")
   })
@@ -350,6 +368,7 @@ const exportWork: MakeWork = Effect.fnUntraced(function*(root) {
     const others = NFS.readdirSync(out).filter((name) => name !== "store.jsonl")
     assert.deepStrictEqual(others.filter((name) => !isTemporary(name)), [])
     assert.isAtMost(others.length, 1, "one export was under way")
+    counts.unfinished += others.length
     for (const name of others) NFS.rmSync(NodePath.join(out, name))
     assert.strictEqual(yield* digestOf(store).pipe(Effect.catchTag("CorruptTail", () => repaired(store))), wanted)
   })
@@ -358,9 +377,64 @@ const exportWork: MakeWork = Effect.fnUntraced(function*(root) {
 
 const repaired = (directory: string) => Effect.scoped(Effect.flatMap(Kv.make({ directory }), digest))
 
-describe("a process killed with SIGKILL", { timeout: 10_000 * kills }, () => {
+const repairWork: MakeWork = (root) =>
+  Effect.sync(() => {
+    const directory = NodePath.join(root, "repair")
+    let known = 0
+    const torn = new Set<number>()
+    const wholeTails = (): ReadonlySet<number> => {
+      const whole = new Set<number>()
+      for (const name of names(directory, ".torn")) {
+        const copy = NFS.readFileSync(NodePath.join(directory, name))
+        // A copy that was never finished is the beginning of one: the tail was still there, and was copied again.
+        if (copy.length < 32) {
+          counts.unfinished++
+          continue
+        }
+        const n = numberOf(copy.subarray(24))
+        const tail = payloadOf("large", n)
+        assert.isTrue(copy.subarray(24).equals(tail.subarray(0, copy.length - 24)), `${name} is a part of tail ${n}`)
+        if (copy.length === 24 + tail.length) whole.add(n)
+        else counts.unfinished++
+      }
+      return whole
+    }
+    const check: Work["check"] = Effect.fnUntraced(function*({ synced, torn: said }) {
+      let found = 0
+      const wrong: Array<number> = []
+      const log = yield* Log.make({
+        directory,
+        replay: (records) =>
+          records.forEach(({ payload, txid }) => {
+            if (txid !== found + 1 || Buffer.compare(payload, payloadOf("small", found)) !== 0) wrong.push(found)
+            found++
+          })
+      })
+      assert.deepStrictEqual(wrong, [])
+      assert.isAtLeast(found, Math.max(known, (synced.at(-1) ?? -1) + 1), "every synced record is there")
+      counts.tails += log.report.tail_truncated
+      for (const n of said) torn.add(n)
+      const whole = wholeTails()
+      assert.deepStrictEqual([...torn].filter((n) => !whole.has(n)), [], "of every tail there is a whole copy")
+      yield* log.append(payloadOf("small", found))
+      known = found + 1
+      // They take too much room to keep them all, and the last one is compared here only.
+      for (const name of names(directory, ".torn")) NFS.rmSync(NodePath.join(directory, name))
+      torn.clear()
+    }, Effect.scoped)
+    return { name: "repair", start: () => known, check, finish: check({ written: [], synced: [], torn: [] }) }
+  })
+
+describe("a process killed with SIGKILL", { timeout: 60_000 + 2_000 * kills }, () => {
+  afterAll(() => {
+    removeBundles()
+    const { kills, tails, unfinished } = counts
+    if (process.env["SIGKILLS"] === undefined) return
+    process.stdout.write(`${kills} processes killed: ${tails} torn tails, ${unfinished} unfinished files\n`)
+  })
+
   it.live("leaves logs that hold every acknowledged record, whole, in order and once, and that go on", () =>
-    killing([
+    killing(0.3, [
       logWork("small", "small"),
       logWork("always", "mixed"),
       logWork("synced", "mixed", { step: 5 }),
@@ -369,11 +443,14 @@ describe("a process killed with SIGKILL", { timeout: 10_000 * kills }, () => {
     ]))
 
   it.live("in the middle of a large write leaves at most one torn tail, of which the copy is kept", () =>
-    killing([logWork("large", "huge")], [largeDirectory]))
+    killing(0.1, [logWork("large", "huge")], [largeDirectory]))
+
+  it.live("in the middle of a recovery leaves the torn tail or the whole copy of it, and no record less", () =>
+    killing(0.2, [repairWork]))
 
   it.live("leaves key/value stores that hold every acknowledged put, delete and imported line", () =>
-    killing([kvWork, importWork]))
+    killing(0.2, [kvWork, importWork]))
 
   it.live("leaves the target of a compaction absent or whole, and that of an export the old or the new one", () =>
-    killing([compactWork, exportWork]))
+    killing(0.2, [compactWork, exportWork]))
 })

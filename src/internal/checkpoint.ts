@@ -32,7 +32,7 @@ import * as NodePath from "node:path"
 import { crc32 } from "node:zlib"
 import * as Disk from "../Disk.ts"
 import type { IoError } from "../Errors.ts"
-import { listSegments, segmentPath } from "../Recovery.ts"
+import { segmentPath } from "../Recovery.ts"
 import { crc32c } from "./crc32c.ts"
 import { type FrozenKeydir, noSlots, slabs_max, stripes, table_words_min } from "./keydir.ts"
 import * as order from "./keyOrder.ts"
@@ -296,15 +296,13 @@ const isSoundTable = (table: Int32Array, count: number, ends: Uint32Array): bool
   return used === count && 8 * used <= 3 * table.length
 }
 
-/** Whether the segments of the directory are those of the header, as they were. */
+/** Whether the segments of the header are as they were; whether there are others among them is for recovery to see. */
 const checkSegments = Effect.fnUntraced(function*(
   disk: Disk.DiskService,
   directory: string,
   { crc, segments }: typeof Header.Type
 ): Effect.fn.Return<void, IoError | string> {
-  const ids = yield* Effect.provideService(listSegments(directory), Disk.Disk, disk)
   for (const [index, { bytes, id, identity }] of segments.entries()) {
-    if (ids[index] !== id) return yield* Effect.fail("it is of other segments")
     const path = segmentPath(directory, id)
     if (identity === (yield* disk.identity(path))) continue
     const unchanged = index === segments.length - 1 && crc === (yield* checksumOf(disk, path, bytes))

@@ -31,6 +31,7 @@ export const compact = Effect.fnUntraced(function*<E>(
   yield* Disk.ensureDirectory(disk, parent)
   yield* Disk.syncAncestors(disk, parent)
   const building = NodePath.join(parent, temporaryName(path))
+  let renamed = false
   return yield* Effect.gen(function*() {
     const compacted = yield* Effect.scoped(write(building, entries, onProgress))
     // The kernel refuses to rename over a directory that has been filled in the meantime.
@@ -38,10 +39,25 @@ export const compact = Effect.fnUntraced(function*<E>(
       disk.rename(building, path),
       (error) => Effect.flatMap(refuseUsed(disk, target), () => Effect.fail(error))
     )
-    yield* Effect.onError(disk.syncDirectory(parent), () => Effect.ignore(disk.removeTree(path)))
+    renamed = true
+    yield* disk.syncDirectory(parent)
     return compacted
-  }).pipe(Effect.onError(() => Effect.ignore(disk.removeTree(building))))
+  }).pipe(
+    Effect.onError(() => Effect.ignore(renamed ? takeBack(disk, path, building, parent) : disk.removeTree(building)))
+  )
 })
+
+// As long as a crash can bring the target's name back, nothing may be taken out of it: it must be whole.
+const takeBack = (
+  disk: Disk.DiskService,
+  path: string,
+  building: string,
+  parent: string
+): Effect.Effect<void, IoError> =>
+  disk.rename(path, building).pipe(
+    Effect.andThen(disk.syncDirectory(parent)),
+    Effect.andThen(disk.removeTree(building))
+  )
 
 const write = Effect.fnUntraced(function*<E>(
   directory: string,

@@ -18,9 +18,11 @@ interface Entry {
 
 export const isRefused = (value: unknown): value is Refused => value instanceof Refused
 
-export const find = (state: State, path: string): Node | Refused => {
+export const find = (state: State, path: string): Node | Refused => findNames(state, namesOf(path))
+
+const findNames = (state: State, names: ReadonlyArray<string>): Node | Refused => {
   let node: Node = state.root
-  for (const name of namesOf(path)) {
+  for (const name of names) {
     if (node._tag === "file") return new Refused("ENOTDIR")
     const next = state.nodes.get(node.live.get(name) ?? 0)
     if (next === undefined) return new Refused("ENOENT")
@@ -31,15 +33,18 @@ export const find = (state: State, path: string): Node | Refused => {
 
 /** Where an entry is or would be; its parent must be there. */
 export const entryOf = (state: State, path: string): Entry | Refused => {
-  const parent = find(state, NodePath.dirname(NodePath.resolve(path)))
+  const names = namesOf(path)
+  const parent = findNames(state, names.slice(0, -1))
   if (isRefused(parent)) return parent
   if (parent._tag === "file") return new Refused("ENOTDIR")
-  const name = NodePath.basename(NodePath.resolve(path))
+  const name = names.at(-1) ?? ""
   return { parent, name, node: state.nodes.get(parent.live.get(name) ?? 0) }
 }
 
-const namesOf = (path: string): Array<string> =>
-  NodePath.resolve(path).split(NodePath.sep).filter((name) => name !== "")
+const namesOf = (path: string): ReadonlyArray<string> => {
+  const resolved = NodePath.resolve(path)
+  return resolved === NodePath.sep ? [] : resolved.slice(1).split(NodePath.sep)
+}
 
 export const findDirectory = (state: State, path: string): DirectoryNode | Refused => {
   const node = find(state, path)
@@ -60,10 +65,11 @@ export const makeDirectory = (state: State, path: string): string | undefined | 
   let parent = state.root
   let at: string = NodePath.sep
   let topmost: string | undefined
-  for (const [index, name] of namesOf(path).entries()) {
+  const names = namesOf(path)
+  for (const [index, name] of names.entries()) {
     at = NodePath.join(at, name)
     const there = state.nodes.get(parent.live.get(name) ?? 0)
-    if (there?._tag === "file") return new Refused(index === namesOf(path).length - 1 ? "EEXIST" : "ENOTDIR")
+    if (there?._tag === "file") return new Refused(index === names.length - 1 ? "EEXIST" : "ENOTDIR")
     const made = there ?? state.makeDirectory()
     if (there === undefined) {
       state.link(parent, [[name, made.id]])
@@ -135,12 +141,12 @@ export const treeOf = (state: State): Map<string, Uint8Array | undefined> => {
   const visit = (directory: DirectoryNode, path: string): void => {
     for (const [name, id] of directory.live) {
       const node = state.nodes.get(id)
-      const here = NodePath.join(path, name)
       if (node === undefined) continue
+      const here = `${path}${NodePath.sep}${name}`
       tree.set(here, node._tag === "file" ? node.live.bytes.slice() : undefined)
       if (node._tag === "directory") visit(node, here)
     }
   }
-  visit(state.root, NodePath.sep)
+  visit(state.root, "")
   return tree
 }

@@ -11,12 +11,18 @@ import { sector_bytes } from "./damage.ts"
 /** Names in a directory, and the nodes they lead to. */
 type Names = ReadonlyMap<string, number>
 
+const empty = new Uint8Array(0)
+
 class Content {
+  /** Zeros behind the size. */
   #bytes: Uint8Array
+  /** Another one may have the same bytes: they are copied before they are changed. */
+  #shared: boolean
   size: number
 
-  constructor(bytes: Uint8Array = new Uint8Array(0), size = bytes.length) {
+  constructor(bytes: Uint8Array = empty, size = 0, shared = true) {
     this.#bytes = bytes
+    this.#shared = shared
     this.size = size
   }
 
@@ -25,28 +31,38 @@ class Content {
   }
 
   clone(): Content {
-    return new Content(this.bytes.slice())
+    this.#shared = true
+    return new Content(this.#bytes, this.size)
+  }
+
+  /** Bytes of its own, with room for so many. */
+  #own(room: number): void {
+    if (!this.#shared && room <= this.#bytes.length) return
+    const grown = new Uint8Array(room > this.#bytes.length ? Math.max(room, 2 * this.#bytes.length) : room)
+    grown.set(this.#bytes.subarray(0, Math.min(this.size, room)))
+    this.#bytes = grown
+    this.#shared = false
   }
 
   resize(size: number): void {
-    if (size > this.#bytes.length) {
-      const grown = new Uint8Array(Math.max(size, 2 * this.#bytes.length))
-      grown.set(this.bytes)
-      this.#bytes = grown
-    }
+    if (size === this.size) return
+    this.#own(size)
     // What is cut off reads as zeros when the file grows again.
     if (size < this.size) this.#bytes.fill(0, size, this.size)
     this.size = size
   }
 
   write(at: number, bytes: Uint8Array): void {
-    if (at + bytes.length > this.size) this.resize(at + bytes.length)
+    this.#own(Math.max(this.size, at + bytes.length))
+    this.size = Math.max(this.size, at + bytes.length)
     this.#bytes.set(bytes, at)
   }
 
   /** Overwrites what lies within the size, and lets the rest go: the size is set apart from the bytes. */
   patch(at: number, bytes: Uint8Array): void {
-    if (at < this.size) this.#bytes.set(bytes.subarray(0, this.size - at), at)
+    if (at >= this.size) return
+    this.#own(this.size)
+    this.#bytes.set(bytes.subarray(0, this.size - at), at)
   }
 
   /** A sector, zeros behind the end. */
@@ -308,8 +324,6 @@ export class State {
     return new State(nodes, [], this.#nextId)
   }
 }
-
-const empty = new Uint8Array(0)
 
 const applyNames = (names: Map<string, number>, changes: EntryChange["names"]): void => {
   for (const [name, target] of changes) {

@@ -1,8 +1,4 @@
-/**
- * Hand-made stores on real disks, and an encoder and a parser of frames that share nothing with `src/`: written from
- * the format's table alone, with the checksum a bit at a time. What they and the library agree on, two programs agree
- * on.
- */
+/** Hand-made stores on real disks, and what is read of them, in the terms of the tests' own parser (`frames.ts`). */
 import { assert } from "@effect/vitest"
 import { Effect, Stream } from "effect"
 import type { Scope } from "effect"
@@ -12,159 +8,33 @@ import * as NodePath from "node:path"
 import { fileURLToPath } from "node:url"
 import type { CorruptSegment, CorruptTail, IoError } from "../../src/Errors.ts"
 import type { LogRecord } from "../../src/Frame.ts"
+import * as Log from "../../src/Log.ts"
 import * as Reader from "../../src/Reader.ts"
+import { concat, parse, type Plain, plain, put, raw } from "./frames.ts"
 
-// -- bytes ------------------------------------------------------------------------------------------------------------
+export {
+  concat,
+  crc32cBitwise,
+  flipped,
+  frame,
+  type FrameSpec,
+  noise,
+  parse,
+  type Plain,
+  plain,
+  put,
+  raw,
+  type Type,
+  utf8,
+  validAt,
+  withByte,
+  zeroed,
+  zeros
+} from "./frames.ts"
 
-export const utf8 = (text: string): Uint8Array => new TextEncoder().encode(text)
-
-export const concat = (...parts: ReadonlyArray<Uint8Array>): Uint8Array => {
-  const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0))
-  let at = 0
-  for (const part of parts) {
-    bytes.set(part, at)
-    at += part.length
-  }
-  return bytes
-}
-
-export const zeros = (count: number): Uint8Array => new Uint8Array(count)
-
-/** Bytes that are never zero and hold no magic number, the same for the same arguments. */
-export const noise = (count: number, salt = 1): Uint8Array => {
-  const bytes = new Uint8Array(count)
-  let state = (salt * 2_654_435_761) >>> 0
-  for (let at = 0; at < count; at++) {
-    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0
-    bytes[at] = 0x80 | (state >>> 24)
-  }
-  return bytes
-}
-
-/** A copy with one byte changed. */
-export const withByte = (bytes: Uint8Array, at: number, change: (byte: number) => number): Uint8Array => {
-  const copy = bytes.slice()
-  copy[at] = change(copy[at]!) & 0xFF
-  return copy
-}
-
-export const flipped = (bytes: Uint8Array, at: number, mask = 0xFF): Uint8Array =>
-  withByte(bytes, at, (byte) => byte ^ mask)
-
-export const zeroed = (bytes: Uint8Array, from: number, to: number): Uint8Array => bytes.slice().fill(0, from, to)
-
-// -- frames -----------------------------------------------------------------------------------------------------------
-
-/** CRC-32C from its definition: the reflected polynomial, one bit at a time. */
-export const crc32cBitwise = (bytes: Uint8Array): number => {
-  let crc = 0xFFFFFFFF
-  for (const byte of bytes) {
-    crc ^= byte
-    for (let bit = 0; bit < 8; bit++) crc = crc & 1 ? (crc >>> 1) ^ 0x82F63B78 : crc >>> 1
-  }
-  return ~crc >>> 0
-}
-
-export type Type = "Raw" | "Put" | "Delete"
-
-/** A record to encode, with any field of its frame set to what the format forbids. */
-export interface FrameSpec {
-  readonly type?: Type
-  readonly txid: number | bigint
-  readonly key?: Uint8Array
-  readonly payload?: Uint8Array
-  readonly magic?: number
-  readonly version?: number
-  readonly typeByte?: number
-  readonly flags?: number
-  readonly keyLength?: number
-  readonly payloadLength?: number
-  readonly crc?: number
-}
-
-/** The format's table, row by row. The checksum is right for whatever the fields are, unless it is given. */
-export const frame = (spec: FrameSpec): Uint8Array => {
-  const key = spec.key ?? zeros(0)
-  const payload = spec.payload ?? zeros(0)
-  const header = Buffer.alloc(24)
-  header.writeUInt32BE(spec.magic ?? 0x4457414C, 0)
-  header.writeUInt16LE(spec.version ?? 1, 4)
-  header.writeUInt8(spec.typeByte ?? { Raw: 0, Put: 1, Delete: 2 }[spec.type ?? "Raw"], 6)
-  header.writeUInt8(spec.flags ?? 0, 7)
-  header.writeBigUInt64LE(BigInt(spec.txid), 8)
-  header.writeUInt32LE(spec.keyLength ?? key.length, 16)
-  header.writeUInt32LE(spec.payloadLength ?? payload.length, 20)
-  const body = concat(header, key, payload)
-  const crc = Buffer.alloc(4)
-  crc.writeUInt32LE(spec.crc ?? crc32cBitwise(body), 0)
-  return concat(body, crc)
-}
-
-export const raw = (txid: number, payload: string | Uint8Array): Uint8Array =>
-  frame({ txid, payload: typeof payload === "string" ? utf8(payload) : payload })
-
-export const put = (txid: number, key: string, value: string | Uint8Array): Uint8Array =>
-  frame({ type: "Put", txid, key: utf8(key), payload: typeof value === "string" ? utf8(value) : value })
-
-/** A record as a value that `deepStrictEqual` can compare. */
-export interface Plain {
-  readonly segment: number
-  readonly offset: number
-  readonly len: number
-  readonly type: Type
-  readonly txid: number
-  readonly key_b64: string
-  readonly payload_b64: string
-}
-
-const base64 = (bytes: Uint8Array): string => Buffer.from(bytes).toString("base64")
-
-export const plain = (record: LogRecord): Plain => ({
-  segment: record.segment,
-  offset: record.offset,
-  len: record.len,
-  type: record.type,
-  txid: record.txid,
-  key_b64: base64(record.key),
-  payload_b64: base64(record.payload)
-})
-
-/** The whole valid frames that `bytes` starts with, and where they end. */
-export const parse = (bytes: Uint8Array, segment = 1): { readonly records: Array<Plain>; readonly end: number } => {
-  const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
-  const records: Array<Plain> = []
-  let at = 0
-  while (validAt(buffer, at)) {
-    const keyLength = buffer.readUInt32LE(at + 16)
-    const payloadLength = buffer.readUInt32LE(at + 20)
-    const len = 28 + keyLength + payloadLength
-    records.push({
-      segment,
-      offset: at,
-      len,
-      type: (["Raw", "Put", "Delete"] as const)[buffer[at + 6]!]!,
-      txid: Number(buffer.readBigUInt64LE(at + 8)),
-      key_b64: buffer.toString("base64", at + 24, at + 24 + keyLength),
-      payload_b64: buffer.toString("base64", at + 24 + keyLength, at + len - 4)
-    })
-    at += len
-  }
-  return { records, end: at }
-}
-
-/** Whether a whole valid frame starts at `at`. */
-export const validAt = (bytes: Uint8Array, at: number): boolean => {
-  if (bytes.length - at < 28 || bytes[at] !== 0x44) return false
-  const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
-  if (buffer.toString("latin1", at, at + 4) !== "DWAL") return false
-  if (buffer.readUInt16LE(at + 4) !== 1 || buffer[at + 6]! > 2 || buffer[at + 7] !== 0) return false
-  if (buffer.readBigUInt64LE(at + 8) > 9_007_199_254_740_991n) return false
-  const keyLength = buffer.readUInt32LE(at + 16)
-  const payloadLength = buffer.readUInt32LE(at + 20)
-  if (keyLength > 65_536 || payloadLength > 67_108_864) return false
-  const end = at + 24 + keyLength + payloadLength
-  return end + 4 <= buffer.length && crc32cBitwise(buffer.subarray(at, end)) === buffer.readUInt32LE(end)
-}
+/** Two records, and three with higher txids that may stand behind them and what is between. */
+export const head = concat(raw(1, "one"), raw(2, "two"))
+export const later = concat(raw(4, "four"), put(5, "five", "5"), raw(6, "six"))
 
 /** A whole segment of frames, and a failed assertion for anything else in it. */
 export const parseWhole = (bytes: Uint8Array, segment: number): Array<Plain> => {
@@ -280,7 +150,9 @@ export const copyFixture = (name: string): Effect.Effect<string, never, Scope.Sc
 /** The live keys and values, base64, in ascending byte order of keys. */
 export const expectedLive = (fixture: Expected): ReadonlyArray<readonly [string, string]> =>
   fixture.live_b64 ??
-    (fixture.live ?? []).map(([key, value]) => [base64(utf8(key)), base64(utf8(value))] as const)
+    (fixture.live ?? []).map(([key, value]) =>
+      [Buffer.from(key).toString("base64"), Buffer.from(value).toString("base64")] as const
+    )
 
 // -- reading ----------------------------------------------------------------------------------------------------------
 
@@ -314,3 +186,42 @@ export const readAll = (
 /** The fields of an error that have a value, to compare with a literal. */
 export const fieldsOf = (error: object | undefined): Record<string, unknown> =>
   Object.fromEntries(Object.entries(error ?? {}).filter(([, value]) => value !== undefined))
+
+/** The same but for what was found, which is the decoder's. */
+export const errorFields = (error: object | undefined): Record<string, unknown> => {
+  const { found: _, ...fields } = fieldsOf(error)
+  return fields
+}
+
+/** Opens a store for write, reads all of it, and closes it. */
+export const openWith = (directory: string, options: Omit<Log.Options, "directory"> = {}) =>
+  Effect.scoped(Effect.gen(function*() {
+    const log = yield* Log.make({ directory, ...options })
+    const { error, records } = yield* collect(log.stream)
+    assert.isUndefined(error)
+    return { report: log.report, records, end: yield* log.end }
+  }))
+
+/**
+ * Tries each item in a directory, several at a time in one each, since much of the time goes by in the thread pool. A
+ * failure says which item it was.
+ */
+export const inDirectories = Effect.fnUntraced(function*<A, B, E>(
+  workers: number,
+  items: ReadonlyArray<A>,
+  nameOf: (item: A) => string,
+  attempt: (directory: string, item: A) => Effect.Effect<B, E>
+): Effect.fn.Return<Array<B>, never, Scope.Scope> {
+  const tried = yield* Effect.forEach(
+    Array.from({ length: workers }, (_, worker) => items.filter((_, index) => index % workers === worker)),
+    (share) =>
+      Effect.flatMap(temporaryDirectory, (directory) =>
+        Effect.forEach(share, (item) =>
+          Effect.catchCause(
+            Effect.suspend(() => attempt(directory, item)),
+            (cause) => Effect.die(new Error(nameOf(item), { cause }))
+          ))),
+    { concurrency: workers }
+  )
+  return tried.flat()
+})

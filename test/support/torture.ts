@@ -1,220 +1,45 @@
 /**
- * Random lives of a store: rounds of steps with faults among them, each ended by a power loss, the death of the
- * process, or a close. A life is made from a seed as data, so that it can be printed, replayed, and made smaller while
- * it fails.
+ * Lives random lives of a store (`life.ts`): rounds of steps with faults among them, each ended by a power loss, the
+ * death of the process, or a close.
+ *
+ * | step | what is checked |
+ * | --- | --- |
+ * | opening | all of `Model.check`; the keys and values are the fold; what was cut is kept; nothing else is changed |
+ * | append, put … | the reference names the record; under `always` it is durable when the call resolves |
+ * | get | the value at some moment between the call and its answer |
+ * | read | without the lock: a prefix of what was written, with all of what was written before the reader listed |
+ * | iterate | through the writer: just what was written when the stream started |
+ * | project | a `Kv` made over the log in use is its fold |
+ * | import | what came before a bad line is stored and durable, and nothing behind it |
+ * | export, compact | the target is absent or whole, the fold of some moment, and stays; the source is untouched |
+ * | contend | another writer gets `LockHeld`, with this process in it |
+ * | pause | with an interval as `durability`: what was written before is durable |
+ * | the end | no file is left open, no temporary file is left behind, the lock is free; whoever waits for it gets it |
  */
-import { Effect, Exit, Fiber, References } from "effect"
+import { Effect, Exit, Fiber, References, Stream } from "effect"
+import { TestClock } from "effect/testing"
 import * as Disk from "../../src/Disk.ts"
-import * as Export from "../../src/Export.ts"
-import * as Frame from "../../src/Frame.ts"
-import { mix, seeded } from "../../src/internal/simulatedRandom.ts"
-import type * as Log from "../../src/Log.ts"
-import { type Fault, makeDisk, type Mode, type SimulatedDisk } from "../../src/testing.ts"
-import { fold, inputOf, Model, type Rec, recover, type Subject } from "./crashModel.ts"
+import * as Lock from "../../src/Lock.ts"
+import { makeDisk } from "../../src/testing.ts"
+import {
+  type Files,
+  inputOf,
+  Model,
+  open,
+  over,
+  recOf,
+  recover,
+  type Recovered,
+  recoverKv,
+  type Store,
+  withoutStacks
+} from "./crashModel.ts"
 import { Counts } from "./crashPoints.ts"
+import { type Life, makeLife, recordOf, smallerLives, type Spec } from "./life.ts"
+import { isPlanned, type Living, quiet, tagOf, take } from "./lifeSteps.ts"
+import { Targets } from "./targets.ts"
 
-interface Spec {
-  readonly id: number
-  readonly type: Rec["type"]
-  readonly key: string
-  readonly length: number
-  readonly fill: "text" | "zeros" | "log"
-}
-
-type Step =
-  | { readonly do: "append" | "put" | "modify"; readonly record: Spec }
-  | { readonly do: "appendAll"; readonly records: ReadonlyArray<Spec> }
-  | { readonly do: "sync" | "rotate" | "export" }
-  | { readonly do: "together"; readonly steps: ReadonlyArray<Step> }
-  | { readonly do: "interrupt"; readonly step: Step }
-
-interface Round {
-  readonly faults: ReadonlyArray<Fault>
-  readonly steps: ReadonlyArray<Step>
-  readonly end: "power loss" | "process death" | "close"
-}
-
-/** One life, as data. */
-export interface Life {
-  readonly seed: number
-  readonly mode: Mode
-  readonly shuffle: boolean
-  readonly options: Log.Options
-  readonly rounds: ReadonlyArray<Round>
-}
-
-type Pick = (count: number) => number
-
-const oneOf = <A>(pick: Pick, values: readonly [A, ...ReadonlyArray<A>]): A => values[pick(values.length)] ?? values[0]
-
-/** The life of a seed. */
-export const makeLife = (seed: number): Life => {
-  const pick = seeded(mix(seed, 77))
-  const chance = (percent: number) => pick(100) < percent
-  const mode = chance(50) ? "ordered" : "adversarial"
-  let id = 0
-  const record = (types: readonly [Rec["type"], ...ReadonlyArray<Rec["type"]>]): Spec => {
-    const type = oneOf(pick, types)
-    const key = type === "Raw" ? "" : `k${pick(6)}`
-    const length = type === "Delete" ? 0 : oneOf(pick, [0, 3, 40, 200, 450, 484, 600, 1_500]) + pick(8)
-    // A log inside a record can be taken for later frames where the record is cut short: allowed, but only refused so.
-    const fill = chance(70) ? "text" : chance(70) || mode === "ordered" ? "zeros" : "log"
-    return { id: ++id, type, key, length, fill }
-  }
-  const step = (depth: number): Step => {
-    const kind = pick(depth === 0 ? 12 : 8)
-    if (kind < 4) return { do: "append", record: record(["Raw", "Put", "Put", "Delete"]) }
-    if (kind < 5) {
-      return { do: "appendAll", records: Array.from({ length: 1 + pick(5) }, () => record(["Raw", "Put", "Delete"])) }
-    }
-    if (kind < 7) return { do: "sync" }
-    if (kind < 8) return { do: "rotate" }
-    if (kind < 9) return { do: chance(50) ? "put" : "modify", record: record(["Put", "Put", "Delete"]) }
-    if (kind < 10) return { do: "export" }
-    if (kind < 11) return { do: "interrupt", step: step(1) }
-    return { do: "together", steps: Array.from({ length: 2 + pick(4) }, () => step(1)) }
-  }
-  const rounds = Array.from({ length: 3 + pick(4) }, (): Round => ({
-    faults: makeFaults(pick),
-    steps: Array.from({ length: 1 + pick(14) }, () => step(0)),
-    end: oneOf(pick, ["power loss", "power loss", "process death", "process death", "close"])
-  }))
-  // The last one is calm: whatever came before, the store is to work.
-  const calm: Round = { faults: [], steps: [step(0), { do: "sync" }, step(0)], end: "power loss" }
-  const options: Log.Options = {
-    directory: "/stores/one",
-    segmentSize: oneOf(pick, [150, 700, 2_000, 8_000]),
-    chunkSize: chance(30) ? 64 + pick(600) : 1_048_576,
-    durability: chance(20) ? "always" : "manual"
-  }
-  return { seed, mode, shuffle: chance(30), options, rounds: [...rounds, calm, { ...calm, steps: [] }] }
-}
-
-const makeFaults = (pick: Pick): Array<Fault> => {
-  const chance = (percent: number) => pick(100) < percent
-  const faults: Array<Fault> = []
-  if (chance(75)) faults.push({ nth: 1 + pick(chance(30) ? 40 : 200), stop: oneOf(pick, ["before", "half", "after"]) })
-  while (chance(35)) {
-    const nth = 1 + pick(12)
-    const kind = oneOf(
-      pick,
-      [
-        "write",
-        "write",
-        "sync",
-        "sync",
-        "read",
-        "create",
-        "syncDirectory",
-        "open",
-        "truncate",
-        "list",
-        "rename"
-      ] as const
-    )
-    if ((kind === "write" || kind === "read") && chance(35)) {
-      faults.push({ kind, nth, bytes: 1 + pick(40), times: 1 + pick(3) })
-    } else if (kind === "sync") {
-      faults.push({
-        kind,
-        nth,
-        code: oneOf(pick, ["EIO", "ENOSPC"]),
-        landed: oneOf(pick, ["nothing", "half", "dropped"])
-      })
-    } else {
-      const code = oneOf(pick, ["EIO", "ENOSPC", "EINTR", "EMFILE", "EACCES"])
-      // A call that was interrupted has done nothing.
-      faults.push({ kind, nth, code, landed: kind === "write" && code !== "EINTR" && chance(50) ? "half" : "nothing" })
-    }
-  }
-  return faults
-}
-
-// -- running ----------------------------------------------------------------------------------------------------------
-
-const nested = ((): string => {
-  const payload = Buffer.from("a log inside a record")
-  const bytes = new Uint8Array(Frame.encodedLength(0, payload.length))
-  Frame.encodeInto(bytes, 0, "Raw", 1_000_000, new Uint8Array(0), payload)
-  return Buffer.from(bytes).toString("latin1")
-})()
-
-const recOf = ({ fill, id, key, length, type }: Spec): Rec => {
-  if (type === "Delete") return { type, key, payload: "" }
-  const start = `${id}:`
-  return {
-    type,
-    key,
-    payload: fill === "log" ? `${start}${nested}` : start.padEnd(length, fill === "zeros" ? "\0" : "x")
-  }
-}
-
-/** What an export may have left: what was promised last, or what has been tried since. */
-interface Exports {
-  promised: string | undefined
-  tried: Array<string | undefined>
-}
-
-const exported = "/stores/export.jsonl"
-
-const linesOf = (records: ReadonlyArray<Rec>): string =>
-  Array.from(fold(records)).sort(([a], [b]) => a < b ? -1 : 1)
-    .map(([key, value]) =>
-      `{"key_b64":"${btoa(key)}","value_b64":"${Buffer.from(value, "latin1").toString("base64")}"}\n`
-    ).join("")
-
-const take = (
-  step: Step,
-  subject: Subject,
-  exports: Exports,
-  counts: Counts
-): Effect.Effect<unknown, unknown> => {
-  counts.add(`step: ${step.do}`)
-  const { kv, log, model } = subject
-  switch (step.do) {
-    case "append":
-      return subject.ask([recOf(step.record)], log.appendRecord(inputOf(recOf(step.record))))
-    case "appendAll":
-      return subject.ask(step.records.map(recOf), log.appendAll(step.records.map((spec) => inputOf(recOf(spec)))))
-    case "put": {
-      const { key, payload, type } = recOf(step.record)
-      const value = Buffer.from(payload, "latin1")
-      return subject.ask([{ key, payload, type }], type === "Delete" ? kv.delete(key) : kv.put(key, value))
-    }
-    case "modify": {
-      const { key, payload, type } = recOf(step.record)
-      const value = type === "Delete" ? undefined : Buffer.from(payload, "latin1")
-      // What has no value and is to have none is left as it is.
-      return Effect.flatMap(
-        kv.has(key),
-        (has) =>
-          subject.ask(has || value !== undefined ? [{ key, payload, type }] : [], kv.modify(key, () => [0, value]))
-      )
-    }
-    case "sync":
-      return subject.sync
-    case "rotate":
-      return log.rotate
-    case "export":
-      return Effect.suspend(() => {
-        const lines = linesOf(model.written)
-        exports.tried.push(lines)
-        return Effect.map(Export.toFile(kv, exported), () => {
-          exports.promised = lines
-          exports.tried = [lines]
-        })
-      })
-    case "together":
-      return Effect.forEach(step.steps, (step) => Effect.exit(take(step, subject, exports, counts)), {
-        concurrency: "unbounded"
-      })
-    case "interrupt":
-      return Effect.flatMap(
-        Effect.forkChild(take(step.step, subject, exports, counts), { startImmediately: true }),
-        Fiber.interrupt
-      )
-  }
-}
+export { makeLife } from "./life.ts"
 
 export interface Outcome {
   readonly problem: string | undefined
@@ -222,61 +47,127 @@ export interface Outcome {
   readonly script: string
 }
 
-const exportProblem = (disk: SimulatedDisk, exports: Exports): string | undefined => {
-  const bytes = disk.files.get(exported)
-  const found = bytes === undefined ? undefined : Buffer.from(bytes).toString("latin1")
-  if (found === exports.promised || exports.tried.includes(found)) return undefined
-  return `the export holds ${found?.length ?? "no"} bytes that nobody exported`
-}
+/** Opens the store once it is free, looks at it, writes a record, and lets go: whoever waits for the lock. */
+const waitFor = (spec: Spec, model: Model, living: Living): Effect.Effect<void> =>
+  Effect.scoped(Effect.gen(function*() {
+    const store = yield* open({ ...living.life.options, waitForLock: "1 hour" }, model)
+    const shown = (yield* Stream.runCollect(store.log.stream)).map(recOf)
+    const problem = model.check(shown, model.written.length)
+    if (problem !== undefined) living.problems.push(`one who waited: ${problem}`)
+    model.accept(shown)
+    const record = recordOf(spec)
+    yield* store.ask([record], store.log.appendRecord(inputOf(record)))
+    yield* store.sync
+    living.counts.add("openers that waited for the lock, and got it")
+  })).pipe(
+    over(living.disk),
+    Effect.catch((error) =>
+      Effect.sync(() => {
+        // What a failed write has left may be refused, as at any opening.
+        const isRefusal = living.life.mode === "adversarial" && tagOf(error).startsWith("Corrupt")
+        if (!isRefusal && !isPlanned(living, error)) living.problems.push(`one who waited failed with ${tagOf(error)}`)
+      })
+    )
+  )
+
+/** Lets time pass until all have ended. */
+const passTime = (living: Living, fibers: ReadonlyArray<Fiber.Fiber<unknown>>) =>
+  Effect.gen(function*() {
+    for (let tries = 0; fibers.some((fiber) => fiber.pollUnsafe() === undefined); tries++) {
+      if (tries === 100) {
+        living.problems.push("those who wait for the lock do not get it")
+        yield* Fiber.interruptAll(fibers)
+      }
+      yield* TestClock.adjust("1 second")
+      yield* quiet(living)
+    }
+  })
+
+const temporariesIn = (files: Files): Array<string> =>
+  Array.from(files.keys()).filter((path) => /^\/stores\/[^/]+\.tmp$/.test(path))
+
+/** What must be so when a round has ended without a crash. */
+const endProblem = (living: Living, temporaries: ReadonlyArray<string>) =>
+  Effect.gen(function*() {
+    const { disk, life, round } = living
+    if (disk.openFiles > 0) return `${disk.openFiles} files were left open`
+    if (round.faults.length === 0 && temporaries.length > 0) return `it has left ${temporaries.join()} behind`
+    const locked = yield* Effect.result(Effect.scoped(Lock.acquire(life.options.directory)).pipe(over(disk)))
+    return locked._tag === "Failure" && !isPlanned(living, locked.failure)
+      ? `the lock is not free: ${locked.failure.message}`
+      : undefined
+  })
+
+/** Lives one round: what its opening came to. */
+const liveRound = (living: Living, model: Model, kept: number): Effect.Effect<Recovered> =>
+  Effect.gen(function*() {
+    const { disk, life, round } = living
+    const mayRefuse = life.mode === "adversarial"
+    const waiting: Array<Fiber.Fiber<void>> = []
+    const use = (store: Store) =>
+      Effect.gen(function*() {
+        for (const spec of round.waiting) {
+          waiting.push(yield* Effect.forkDetach(waitFor(spec, model, living), { startImmediately: true }))
+        }
+        for (const step of round.steps) {
+          if (!disk.stopped) yield* Effect.exit(take(step, store, living))
+        }
+        store.look()
+      })
+    const recovered = yield* round.as === "Log"
+      ? recover(disk, life.options, model, kept, mayRefuse, use)
+      : recoverKv(disk, { ...life.options, ...savedOften }, model, kept, mayRefuse, use)
+    yield* passTime(living, waiting)
+    return recovered
+  })
+
+// Such small stores save their index only if they are told to.
+const savedOften = { checkpoint: "always" } as const
 
 /** Lives a life, and says what was wrong in it. */
 export const live = (life: Life, counts: Counts): Effect.Effect<Outcome> =>
   Effect.gen(function*() {
-    const { mode, options, seed, shuffle } = life
+    const { mode, seed, shuffle } = life
     let disk = makeDisk({ seed, mode, shuffle })
     let kept = 0
     const model = new Model()
-    const exports: Exports = { promised: undefined, tried: [] }
+    const targets = new Targets()
     counts.add(`lives: ${mode}`)
     for (const [index, round] of life.rounds.entries()) {
-      const now = disk
-      for (const fault of round.faults) now.fail(fault)
-      const recovered = yield* recover(now, options, model, kept, mode === "adversarial", (subject) =>
-        Effect.forEach(round.steps, (step) =>
-          now.stopped ? Effect.void : Effect.provideService(
-            Effect.exit(take(step, subject, exports, counts)),
-            Disk.Disk,
-            now.service
-          )))
-      counts.add("openings")
-      counts.add("calls of the disk", now.operations.length)
-      for (const { kind, outcome } of now.operations) {
-        if (/^E|^stop/.test(outcome)) {
-          counts.add(`fault: ${kind} ${outcome}`)
-        }
-      }
-      if (recovered.refused !== undefined) {
-        counts.add(`refused by repair: ${recovered.refused._tag}`)
-      }
-      const excused = now.stopped || (recovered.isIo && round.faults.length > 0)
-      const problem = (excused && !recovered.accepted ? undefined : recovered.problem) ?? now.misuse[0] ??
-        (!now.stopped && now.openFiles > 0 ? `${now.openFiles} files were left open` : undefined) ??
-        exportProblem(now, exports)
-      if (problem !== undefined) {
-        return { problem: `round ${index}: ${problem}`, script: now.script }
-      }
-      if (recovered.accepted) {
-        kept = model.written.length
-      }
-      counts.add(`end: ${round.end}${now.stopped ? ", at a call" : ""}`)
+      const living: Living = { life, round, disk, counts, targets, problems: [], alone: true }
+      // What earlier ones have left, and a power loss may have brought back.
+      const leftBehind = new Set(temporariesIn(disk.files))
+      for (const fault of round.faults) disk.fail(fault)
+      const recovered = yield* Effect.provideService(liveRound(living, model, kept), Disk.Disk, disk.service)
+      count(living, recovered)
+      const { files } = disk
+      const temporaries = temporariesIn(files)
+      const excused = disk.stopped || (recovered.isIo && round.faults.length > 0)
+      const problem = (excused && !recovered.accepted ? undefined : recovered.problem) ?? living.problems[0] ??
+        disk.misuse[0] ?? targets.problem(files) ??
+        (disk.stopped
+          ? undefined
+          : yield* endProblem(living, temporaries.filter((path) => !leftBehind.has(path))))
+      if (problem !== undefined) return { problem: `round ${index}: ${problem}`, script: disk.script }
+      if (recovered.accepted) kept = model.written.length
       if (round.end === "power loss") {
-        disk = now.crash()
+        disk = disk.crash()
         kept = model.synced
-        exports.tried = [exports.promised, ...exports.tried]
-      } else disk = now.kill()
+      } else disk = disk.kill()
     }
     return { problem: undefined, script: "" }
-  }).pipe(Effect.provideService(References.MinimumLogLevel, "None"))
+  }).pipe(Effect.provide(TestClock.layer()), Effect.provideService(References.MinimumLogLevel, "None"))
+
+const count = ({ counts, disk, round }: Living, recovered: Recovered): void => {
+  counts.add(`openings: as a ${round.as}`)
+  counts.add("calls of the disk", disk.operations.length)
+  for (const { kind, outcome } of disk.operations) {
+    // What is not there is no fault.
+    if (/^E(?!NOENT)|^stop/.test(outcome)) counts.add(`fault: ${kind} ${outcome}`)
+  }
+  if (recovered.refused !== undefined) counts.add(`refused by repair: ${recovered.refused._tag}`)
+  counts.add(`end: ${round.end}${disk.stopped ? ", at a call" : ""}`)
+}
 
 /** Leaves out of a failing life what it fails without, and gives the smallest one found. */
 export const shrink = (life: Life): Effect.Effect<Life> =>
@@ -294,19 +185,6 @@ export const shrink = (life: Life): Effect.Effect<Life> =>
     }
     return smallest
   })
-
-const without = <A>(values: ReadonlyArray<A>): Array<Array<A>> =>
-  values.map((_, leave) => values.filter((_, at) => at !== leave))
-
-function* smallerLives(life: Life): Generator<Life> {
-  for (const rounds of without(life.rounds)) yield { ...life, rounds }
-  if (life.shuffle) yield { ...life, shuffle: false }
-  for (const [at, round] of life.rounds.entries()) {
-    const replace = (changes: Partial<Round>) => ({ ...life, rounds: life.rounds.with(at, { ...round, ...changes }) })
-    for (const steps of without(round.steps)) yield replace({ steps })
-    for (const faults of without(round.faults)) yield replace({ faults })
-  }
-}
 
 /** What to print of a seed that failed: the life, made small, and what the disk saw last. */
 export const explain = (seed: number): Effect.Effect<string> =>
@@ -326,4 +204,4 @@ export const torture = (seed: number, runs: number, counts: Counts): Effect.Effe
       if (exit.value.problem !== undefined) return yield* explain(at)
     }
     return undefined
-  })
+  }).pipe(withoutStacks)

@@ -1,0 +1,181 @@
+/**
+ * The fsync itself: that the system is told of it, that it answers those only who came before it began, that the next
+ * writer would know of it whatever becomes of this process, that nobody closes the file under it, and that nothing is
+ * written over a cut that has had none.
+ */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Exit, Fiber, References, Scope, Stream } from "effect"
+import NFS from "node:fs"
+import { syncBuiltinESMExports } from "node:module"
+import * as NodePath from "node:path"
+import * as Disk from "../src/Disk.ts"
+import * as Log from "../src/Log.ts"
+import { makeDisk, type SimulatedDisk } from "../src/testing.ts"
+import { FaultyDisk, over } from "./support/faultyDisk.ts"
+import { concat, noise, raw, temporaryDirectory, zeroed } from "./support/stores.ts"
+
+const inodeOf = (path: string): number => NFS.statSync(path).ino
+
+/**
+ * The inodes that `fdatasync` and `fsync` have flushed since. No reading of a file shows whether it was flushed, so the
+ * system's own calls are watched as they come back.
+ */
+const watchFlushes = Effect.acquireRelease(
+  Effect.sync(() => {
+    const { fdatasync, fsync } = NFS
+    const flushed: Array<number> = []
+    const watched = (call: typeof NFS.fsync | typeof NFS.fdatasync) => (fd: number, done: NFS.NoParamCallback) => {
+      const { ino } = NFS.fstatSync(fd)
+      call(fd, (error) => {
+        if (error === null) flushed.push(ino)
+        done(error)
+      })
+    }
+    Object.assign(NFS, { fdatasync: watched(fdatasync), fsync: watched(fsync) })
+    syncBuiltinESMExports()
+    return { flushed, real: { fdatasync, fsync } }
+  }),
+  ({ real }) =>
+    Effect.sync(() => {
+      Object.assign(NFS, real)
+      syncBuiltinESMExports()
+    })
+)
+
+describe("over the disk of Node", () => {
+  it.live("a sync is answered once the system has flushed the segment", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const { flushed } = yield* watchFlushes
+      const log = yield* Log.make({ directory })
+      assert.include(flushed, inodeOf(directory), "the name of the first segment")
+      yield* log.append("one")
+      flushed.length = 0
+      yield* log.sync
+      assert.deepStrictEqual(flushed, [inodeOf(NodePath.join(directory, "00000001.dwal"))])
+    }))
+
+  it.live("a rotation is answered once the system has flushed the old segment and the directory", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const { flushed } = yield* watchFlushes
+      const log = yield* Log.make({ directory })
+      yield* log.append("one")
+      flushed.length = 0
+      yield* log.rotate
+      assert.deepStrictEqual(flushed, [inodeOf(NodePath.join(directory, "00000001.dwal")), inodeOf(directory)])
+    }))
+})
+
+const directory = "/s"
+const onSimulated = (disk: SimulatedDisk) => Effect.provideService(Disk.Disk, disk.service)
+
+/** What a store on the simulated disk holds. */
+const shown = (disk: SimulatedDisk) =>
+  Effect.scoped(Effect.gen(function*() {
+    const log = yield* Log.make({ directory })
+    const records = yield* Stream.runCollect(log.stream)
+    return records.map(({ payload }) => new TextDecoder().decode(payload).replaceAll(".", ""))
+  })).pipe(onSimulated(disk))
+
+const eventLoopTurn = Effect.callback<void>((resume) => {
+  setImmediate(() => resume(Effect.void))
+})
+
+describe("a sync that comes while an fsync runs", () => {
+  it.live("is answered when a power loss takes nothing that was appended before it", () =>
+    Effect.gen(function*() {
+      // Later in the course of the fsync each time: before it takes effect, and between that and its answer.
+      for (let turns = 0; turns < 6; turns++) {
+        const disk = makeDisk({ directories: [directory], shuffle: true })
+        yield* Effect.scoped(Effect.gen(function*() {
+          const log = yield* Log.make({ directory })
+          yield* log.append("first".padEnd(700, "."))
+          const syncing = yield* Effect.forkChild(log.sync, { startImmediately: true })
+          for (let turn = 0; turn < turns; turn++) yield* eventLoopTurn
+          yield* log.append("second".padEnd(700, "."))
+          yield* log.sync
+          for (const survivor of disk.survivors(20)) {
+            assert.deepStrictEqual(yield* shown(survivor), ["first", "second"], `after ${turns} turns`)
+          }
+          yield* Fiber.join(syncing)
+        })).pipe(onSimulated(disk))
+      }
+    }))
+})
+
+describe("a process that dies with the news of a failed fsync", () => {
+  it.live("takes nothing along that the next one syncs", () =>
+    Effect.gen(function*() {
+      const append = (payload: string) =>
+        Effect.scoped(Effect.gen(function*() {
+          const log = yield* Log.make({ directory })
+          yield* log.append(payload.padEnd(700, "."))
+          yield* log.sync
+        }))
+      let dead: SimulatedDisk | undefined
+      const disk = makeDisk({
+        directories: [directory],
+        faults: [{ kind: "sync", nth: 2, code: "EIO", landed: "dropped" }],
+        onOperation: ({ outcome }, phase) => {
+          if (phase === "after" && outcome === "EIO") dead ??= disk.kill()
+        }
+      })
+      yield* append("first").pipe(onSimulated(disk))
+      yield* Effect.flip(append("second")).pipe(onSimulated(disk))
+      if (dead === undefined) return assert.fail("no fsync has failed")
+      yield* append("third").pipe(onSimulated(dead))
+      for (const survivor of dead.survivors(20)) {
+        assert.deepStrictEqual(yield* shown(survivor), ["first", "second", "third"], survivor.script)
+      }
+    }).pipe(Effect.provideService(References.MinimumLogLevel, "None")))
+})
+
+describe("a cut", () => {
+  it.live("is durable before anything is written where the tail was", () =>
+    Effect.gen(function*() {
+      // A record that lost a sector, and a whole one behind it, which must not come back behind what is appended now.
+      const [first, second] = [raw(1, noise(700)), raw(2, noise(1_100))]
+      const lost = 1_024 - first.length
+      const bytes = concat(first, zeroed(second, lost, lost + 512), raw(3, noise(20)))
+      const disk = makeDisk({ directories: [directory] })
+      const file = yield* disk.service.open(`${directory}/00000001.dwal`, "create")
+      yield* Disk.appendFully(file, bytes, 0, bytes.length)
+      yield* file.sync
+      yield* file.close
+      yield* disk.service.syncDirectory(directory)
+      yield* Effect.scoped(Effect.gen(function*() {
+        const log = yield* Log.make({ directory })
+        assert.strictEqual(log.report.tail_truncated, 1)
+        yield* log.append(noise(1_100))
+        for (const survivor of disk.survivors(200)) {
+          assert.include([1, 2], (yield* shown(survivor)).length, survivor.script)
+        }
+      })).pipe(onSimulated(disk))
+    }))
+})
+
+describe("closing", () => {
+  it.live("waits for an fsync under way, also of a writer that has failed meanwhile", () =>
+    Effect.gen(function*() {
+      const disk = new FaultyDisk()
+      const scope = yield* Scope.make()
+      yield* over(disk)(Effect.gen(function*() {
+        const log = yield* Scope.provide(Log.make({ directory: yield* temporaryDirectory }), scope)
+        yield* log.append("one")
+        const held = disk.holdNext("sync")
+        const syncing = yield* Effect.forkChild(log.sync, { startImmediately: true })
+        yield* held.reached
+        disk.failNext("appendNow", "ENOSPC")
+        yield* Effect.flip(log.append("two"))
+        const closing = yield* Effect.forkChild(Scope.close(scope, Exit.void), { startImmediately: true })
+        yield* Effect.sleep("5 millis")
+        assert.isUndefined(closing.pollUnsafe(), "it has closed while the fsync runs")
+        yield* held.release
+        yield* Fiber.join(closing)
+        yield* Fiber.join(syncing)
+      }))
+      assert.deepStrictEqual(disk.misuse, [])
+      assert.strictEqual(disk.openDescriptors, 0)
+    }))
+})

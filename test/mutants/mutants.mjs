@@ -1,0 +1,569 @@
+/**
+ * Deliberate faults of the product, and for each the test that must fail of it: what shows that the suite would notice
+ * if the claim were broken. `npm run test:mutants` applies them one at a time (`scripts/mutants.mjs`), and
+ * `test/mutants.test.ts` keeps the list in step with the code.
+ *
+ * - `claim` is what the product does, and the mutant does not.
+ * - `find` stands exactly once in `file`; `replace` takes its place.
+ * - `caughtBy` is the name of one test of `test`, or a part of it that no other has; `|` marks where the code puts a
+ *   name together. The test runs `src/`, not `dist/`.
+ */
+
+const checkpoint = "test/checkpoint.test.ts"
+const crashPoints = "test/crashPoints.test.ts"
+const failures = "test/failures.test.ts"
+const fsync = "test/fsync.test.ts"
+const log = "test/Log.test.ts"
+const recovery = "test/Recovery.test.ts"
+
+const cutting = [
+  {
+    name: "append-behind-torn-tail",
+    claim: "A torn tail is cut off before anything is appended.",
+    file: "src/internal/repair.ts",
+    find: "yield* segment.truncate(damage.offset)",
+    replace: "",
+    test: crashPoints,
+    caughtBy: "cutting a record that ends too early| (|adversarial|)"
+  },
+  {
+    name: "cut-not-synced",
+    claim: "A cut is durable before the first append.",
+    file: "src/internal/repair.ts",
+    find: "yield* segment.sync",
+    replace: "",
+    test: fsync,
+    caughtBy: "is durable before anything is written where the tail was"
+  },
+  {
+    name: "truncate-before-copy-is-synced",
+    claim: "The copy of a torn tail is durable before the tail is cut off.",
+    file: "src/internal/repair.ts",
+    find: "return Effect.andThen(copy, target.sync).pipe(",
+    replace: "return copy.pipe(",
+    test: crashPoints,
+    caughtBy: "cutting a record that ends too early| (|adversarial|)"
+  },
+  {
+    name: "truncate-before-copy-has-its-name",
+    claim: "The copy's name is durable before the tail is cut off.",
+    file: "src/internal/repair.ts",
+    find: "yield* disk.syncDirectory(directory)\n  return path",
+    replace: "return path",
+    test: crashPoints,
+    caughtBy: "cutting a record that ends too early| (|adversarial|)"
+  },
+  {
+    name: "cut-without-copy",
+    claim: "What is cut off is kept, unless all of it is zeros.",
+    file: "src/internal/repair.ts",
+    find: "(yield* isZeros(segment, damage.offset, end))",
+    replace: "end > 0",
+    test: failures,
+    caughtBy: "a write that fails halfway leaves a torn tail that reopening cuts and keeps"
+  },
+  {
+    name: "repair-cuts-before-later-frames",
+    claim: "Damage with valid records behind it is refused by `repair`, not cut.",
+    file: "src/internal/repair.ts",
+    find: "policy === \"prefix\" && damage.segment === active",
+    replace: "policy !== \"strict\" && damage.segment === active",
+    test: recovery,
+    caughtBy: "active: a bad checksum before a valid frame"
+  },
+  {
+    name: "prefix-cuts-newer-version",
+    claim: "A newer version's frames are cut by no policy.",
+    file: "src/internal/repair.ts",
+    find: " && damage.reason !== \"UnknownVersion\"",
+    replace: "",
+    test: recovery,
+    caughtBy: "active: a newer version's frame across a sector that was never written"
+  }
+]
+
+const verdicts = [
+  {
+    name: "no-zero-sector-rule",
+    claim: "A record that lost a sector is torn, whatever stands behind it.",
+    file: "src/internal/damage.ts",
+    find: "if (zeros(bytes, sector - at, Math.min(nextSector(sector), at + count) - at)) return true",
+    replace: "",
+    test: recovery,
+    caughtBy: "active: its second sector is zeros, before valid frames"
+  },
+  {
+    name: "zero-sector-rule-too-wide",
+    claim: "Zeros prove nothing where the rest of their sector was written.",
+    file: "src/internal/damage.ts",
+    find: "nextSector(end - 1), size)",
+    replace: "end)",
+    test: recovery,
+    caughtBy: "active: its share of the last sector is zeros, but the next record's share is not"
+  },
+  {
+    name: "header-across-lost-sector-is-corrupt",
+    claim: "A header that reaches into a sector that was never written is torn.",
+    file: "src/internal/damage.ts",
+    find: "return yield* isZeros(file, boundary, Math.min(nextSector(boundary), size))",
+    replace: "return false",
+    test: crashPoints,
+    caughtBy: "a header that reaches into a sector that was never written is torn, wherever it is cut"
+  },
+  {
+    name: "no-search-for-later-frames",
+    claim: "Valid records behind damage are looked for before it is called torn.",
+    file: "src/internal/damage.ts",
+    find: "yield* countLaterFrames(file, offset + 1, where.size, where.txid)",
+    replace: "0",
+    test: recovery,
+    caughtBy: "is not cut off behind a damaged record, whatever the sizes of both"
+  },
+  {
+    name: "later-frames-not-at-every-byte",
+    claim: "The search for later records starts at every byte.",
+    file: "src/internal/laterFrames.ts",
+    find: "nextStart(this.#bytes, at + 1, this.#until)",
+    replace: "nextStart(this.#bytes, at + Frame.overhead_bytes, this.#until)",
+    test: "test/laterFrames.test.ts",
+    caughtBy: "is not what stands inside a frame that is counted, but is what stands inside one that is not"
+  },
+  {
+    name: "later-frames-lost-between-chunks",
+    claim: "The search finds a record that lies across two chunks.",
+    file: "src/internal/laterFrames.ts",
+    find: "start + length <= this.#size",
+    replace: "at + length <= this.#bytes.length",
+    test: "test/laterFrames.test.ts",
+    caughtBy: "it finds a frame wherever it lies across two pieces of the file"
+  },
+  {
+    name: "later-frames-of-any-txid",
+    claim: "A log that is stored in a torn record is not taken for later records.",
+    file: "src/internal/laterFrames.ts",
+    find: " && Frame.txidAt(this.#view, at) > this.#txid",
+    replace: "",
+    test: recovery,
+    caughtBy: "active: a torn record that holds a log of old txids"
+  },
+  {
+    name: "closed-segment-may-be-torn",
+    claim: "Damage in a closed segment is never taken for a crash's.",
+    file: "src/internal/damage.ts",
+    find: "if (where.closed) return verdict(\"CorruptSegment\")",
+    replace: "",
+    test: recovery,
+    caughtBy: "closed: a frame cut by its last byte"
+  },
+  {
+    name: "checksum-not-checked",
+    claim: "No record is given out whose checksum does not hold.",
+    file: "src/Frame.ts",
+    find: "return crc.crc32c(bytes, at, end, 0) === view.getUint32(end, true)",
+    replace: "return end > at",
+    test: recovery,
+    caughtBy: "active: a bad checksum at the end"
+  }
+]
+
+const writing = [
+  {
+    name: "ack-before-write",
+    claim: "An append resolves when the kernel has the record.",
+    file: "src/internal/writer.ts",
+    find: "entry.payload)\n    const failed = Disk.appendFullyNow(this.#file, this.#buffer, 0, length)",
+    replace: "entry.payload)\n    const [file, bytes] = [this.#file, this.#buffer.slice(0, length)]\n" +
+      "    setImmediate(() => Disk.appendFullyNow(file, bytes, 0, length))\n" +
+      "    const failed = undefined",
+    test: crashPoints,
+    caughtBy: "at any point of |append and sync| (|adversarial|)"
+  },
+  {
+    name: "ack-before-large-write",
+    claim: "A large append resolves when the kernel has the record.",
+    file: "src/internal/writer.ts",
+    find: "yield* this.#guard(Disk.appendFully(this.#file, bytes, 0, length))",
+    replace: "yield* Effect.forkDetach(this.#guard(Disk.appendFully(this.#file, bytes, 0, length)))",
+    test: failures,
+    caughtBy: "the log |a large append| that fails anywhere stops the writer, and reopening recovers"
+  },
+  {
+    name: "short-write-taken-for-whole",
+    claim: "A write of which the system took a part only is gone on with.",
+    file: "src/Disk.ts",
+    find: "at += count\n  }\n  return undefined",
+    replace: "at = end\n  }\n  return undefined",
+    test: failures,
+    caughtBy: "short writes and EINTR are invisible"
+  },
+  {
+    name: "interrupted-write-is-abandoned",
+    claim: "A write that has begun is finished, whoever leaves.",
+    file: "src/internal/writer.ts",
+    find: "return this.#gate.withPermit(Effect.uninterruptible(Effect.suspend(() => {",
+    replace: "return this.#gate.withPermit(Effect.flatten(Effect.sync(() => {",
+    test: "test/interruption.test.ts",
+    caughtBy: "an interrupted fiber |a large append| that is interrupted anywhere leaves whole frames"
+  },
+  {
+    name: "poison-forgotten",
+    claim: "After a failed write the writer takes nothing more.",
+    file: "src/internal/writer.ts",
+    find: "this.#refusal ??= new WriterPoisoned({ directory: this.#start.directory, operation, path, code, cause })",
+    replace: "",
+    test: failures,
+    caughtBy: "a small append| that fails anywhere stops the writer, and reopening recovers"
+  },
+  {
+    name: "batch-goes-on-after-failed-sync",
+    claim: "The rest of a batch is not written once a sync has failed.",
+    file: "src/internal/writer.ts",
+    find: "if (this.#refusal !== undefined) return yield* this.#refusal",
+    replace: "",
+    test: failures,
+    caughtBy: "nothing is written any more once a sync has failed, not even the rest of a batch under way"
+  },
+  {
+    name: "closing-does-not-wait",
+    claim: "Nothing is under way once the scope has closed.",
+    file: "src/internal/writer.ts",
+    find: "if (this.#committing !== undefined) yield* Deferred.await(this.#committing)",
+    replace: "",
+    test: fsync,
+    caughtBy: "waits for an fsync under way, also of a writer that has failed meanwhile"
+  },
+  {
+    name: "txid-restarts",
+    claim: "Txids go on behind the last one when a log is opened again.",
+    file: "src/Log.ts",
+    find: "txid: report.last_txid_seen,",
+    replace: "txid: 0,",
+    test: log,
+    caughtBy: "txids ascend from 1 across batches, segments and reopens, and each ref says where its frame is"
+  }
+]
+
+const durability = [
+  {
+    name: "sync-without-fsync",
+    claim: "`sync` has the disk sync the segment.",
+    file: "src/internal/writer.ts",
+    find: "this.#guard(this.#file.sync)",
+    replace: "this.#guard(Effect.void)",
+    test: crashPoints,
+    caughtBy: "at any point of |append and sync| (|adversarial|)"
+  },
+  {
+    name: "disk-does-not-tell-the-system",
+    claim: "Node's disk hands a sync on to the system.",
+    file: "src/internal/nodeDisk.ts",
+    find: "NFS.fdatasync(fd, done)",
+    replace: "done(null)",
+    test: fsync,
+    caughtBy: "a sync is answered once the system has flushed the segment"
+  },
+  {
+    name: "disk-does-not-sync-directories",
+    claim: "Node's disk hands the sync of a directory on to the system.",
+    file: "src/internal/nodeDisk.ts",
+    find: "NFS.fsync(fd, done)",
+    replace: "done(null)",
+    test: fsync,
+    caughtBy: "a rotation is answered once the system has flushed the old segment and the directory"
+  },
+  {
+    name: "fsync-retried",
+    claim: "An fsync that has failed is not repeated.",
+    file: "src/internal/writer.ts",
+    find: "this.#guard(this.#file.sync)",
+    replace: "this.#guard(Effect.retry(this.#file.sync, { times: 1 }))",
+    test: failures,
+    caughtBy: "all who waited for the fsync that failed are told so, and it is not repeated"
+  },
+  {
+    name: "failed-fsync-answered-with-success",
+    claim: "Nobody who waited for a failed fsync is told that it succeeded.",
+    file: "src/internal/writer.ts",
+    find: "Deferred.doneUnsafe(round, exit)",
+    replace: "Deferred.doneUnsafe(round, Effect.void)",
+    test: failures,
+    caughtBy: "a sync| that fails anywhere stops the writer, and reopening recovers"
+  },
+  {
+    name: "fsync-covers-what-came-during-it",
+    claim: "What was appended while an fsync ran is not taken for synced.",
+    file: "src/internal/writer.ts",
+    find: "this.#syncedOffset = offset",
+    replace: "this.#syncedOffset = this.#offset",
+    test: crashPoints,
+    caughtBy: "appends while a sync is under way| (|adversarial|)"
+  },
+  {
+    name: "sync-joins-the-round-under-way",
+    claim: "A sync is answered by an fsync that began after it came.",
+    file: "src/internal/writer.ts",
+    find: "this.#waiting = undefined\n    return Effect.flatMap(Effect.exit(this.#syncOnce), (exit) => {",
+    replace: "return Effect.flatMap(Effect.exit(this.#syncOnce), (exit) => {\n      this.#waiting = undefined",
+    test: fsync,
+    caughtBy: "is answered when a power loss takes nothing that was appended before it"
+  },
+  {
+    name: "always-does-not-wait",
+    claim: "Under `always` an append resolves when it is durable.",
+    file: "src/Log.ts",
+    find: "settles ? Effect.flatMap(write, (value) => Effect.as(writer.sync, value)) : write",
+    replace: "write",
+    test: crashPoints,
+    caughtBy: "several fibers, each append durable by itself| (|adversarial|)"
+  },
+  {
+    name: "rotate-without-sync",
+    claim: "A segment is durable before the next one begins.",
+    file: "src/internal/writer.ts",
+    find: "Effect.andThen(this.sync, this.#guard(create))",
+    replace: "this.#guard(create)",
+    test: crashPoints,
+    caughtBy: "at any point of |rotate| (|adversarial|)"
+  },
+  {
+    name: "rotate-without-directory-sync",
+    claim: "A new segment's name is durable before anything is in it.",
+    file: "src/internal/writer.ts",
+    find: "Effect.onError(disk.syncDirectory(directory), () => file.close)",
+    replace: "Effect.void",
+    test: crashPoints,
+    caughtBy: "at any point of |rotate| (|adversarial|)"
+  },
+  {
+    name: "open-without-directory-sync",
+    claim: "The first segment's name is durable before anything is in it.",
+    file: "src/internal/repair.ts",
+    find: "before anything is written to it.\n  yield* disk.syncDirectory(directory)",
+    replace: "before anything is written to it.",
+    test: crashPoints,
+    caughtBy: "at any point of |append and sync| (|adversarial|)"
+  },
+  {
+    name: "open-without-sync-of-parents",
+    claim: "Directories that a dead process had made are durable when the next one syncs.",
+    file: "src/internal/repair.ts",
+    find: "yield* Disk.syncAncestors(disk, directory)",
+    replace: "",
+    test: crashPoints,
+    caughtBy: "a directory made by a process that died at once is durable when the next one syncs"
+  },
+  {
+    name: "tail-counts-as-synced-at-open",
+    claim: "What an earlier process left unsynced is not taken for durable.",
+    file: "src/internal/writer.ts",
+    find: "this.#offset = active.bytes",
+    replace: "this.#offset = this.#syncedOffset = active.bytes\n    this.#syncedSegment = active.id",
+    test: log,
+    caughtBy: "sync with nothing new does no I/O, but the first one after a reopen does"
+  },
+  {
+    name: "no-rewrite-after-failed-fsync",
+    claim: "What a failed fsync may have dropped is written again before the next sync counts.",
+    file: "src/internal/repair.ts",
+    find: "yield* rewriteUnsynced(disk, directory, options.lock.unsynced, segments)",
+    replace: "",
+    test: crashPoints,
+    caughtBy: "what a failed fsync dropped is not behind what the next writer syncs"
+  },
+  {
+    name: "rewrite-not-synced",
+    claim: "What is written again is synced before the note about it is taken away.",
+    file: "src/internal/repair.ts",
+    find: "file.sync\n        ),",
+    replace: "Effect.void\n        ),",
+    test: failures,
+    caughtBy: "after a failed fsync the next open writes those bytes again, or leaves it to the one after"
+  },
+  {
+    name: "no-note-before-fsync",
+    claim: "The note for the next writer is there before the fsync that may fail.",
+    file: "src/internal/writer.ts",
+    find: "return Effect.ignore(this.#note(from)).pipe(",
+    replace: "return Effect.void.pipe(",
+    test: fsync,
+    caughtBy: "takes nothing along that the next one syncs"
+  },
+  {
+    name: "note-lost-when-closed",
+    claim: "Closing takes the note away only when everything is synced.",
+    file: "src/internal/writer.ts",
+    find: "if (this.#refusal === undefined && this.#noted !== undefined) {",
+    replace: "if (this.#noted !== undefined) {",
+    test: failures,
+    caughtBy: "after a failed fsync the next open writes those bytes again, or leaves it to the one after"
+  },
+  {
+    name: "note-lost-when-opened",
+    claim: "The note stays until what it says has been mended.",
+    file: "src/Lock.ts",
+    find: "yield* Effect.ignore(file.writeText(sentinelText(unsynced)))",
+    replace: "yield* Effect.ignore(file.writeText(sentinelText(undefined)))",
+    test: "test/Lock.test.ts",
+    caughtBy: "what a holder notes as unsynced the next one is told, until it is taken back"
+  }
+]
+
+const targets = [
+  {
+    name: "export-renamed-before-sync",
+    claim: "An export is durable before it has its name.",
+    file: "src/Export.ts",
+    find: "yield* file.sync",
+    replace: "",
+    test: crashPoints,
+    caughtBy: "an export over an older one| (|adversarial|)"
+  },
+  {
+    name: "export-without-directory-sync",
+    claim: "An export's name is durable when it resolves.",
+    file: "src/Export.ts",
+    find: "yield* disk.syncDirectory(parent)",
+    replace: "",
+    test: crashPoints,
+    caughtBy: "an export|, made again after the death of the process, is there after a power loss"
+  },
+  {
+    name: "export-without-sync-of-parents",
+    claim: "The directories made for an export are durable when it resolves.",
+    file: "src/Export.ts",
+    find: "yield* Disk.syncAncestors(disk, parent)",
+    replace: "",
+    test: crashPoints,
+    caughtBy: "an export into new directories|, made again after the death of the process, is there after a power loss"
+  },
+  {
+    name: "import-not-synced",
+    claim: "What an import has stored before a bad line is synced.",
+    file: "src/Export.ts",
+    find: "yield* kv.sync",
+    replace: "",
+    test: "test/Export.test.ts",
+    caughtBy: "what is before a bad line is synced"
+  },
+  {
+    name: "compaction-left-to-closing",
+    claim: "A compaction that could not be synced fails.",
+    file: "src/internal/compaction.ts",
+    find: "yield* sound(log.sync)",
+    replace: "",
+    test: failures,
+    caughtBy: "a compaction| that fails anywhere leaves nothing behind, and its source works on"
+  },
+  {
+    name: "compaction-without-directory-sync",
+    claim: "A compaction's name is durable when it resolves.",
+    file: "src/internal/compaction.ts",
+    find: "yield* Effect.onError(disk.syncDirectory(parent), () => Effect.ignore(disk.removeTree(path)))",
+    replace: "",
+    test: crashPoints,
+    caughtBy: "there when the call had resolved |a compaction| (|adversarial|)"
+  }
+]
+
+const checkpoints = [
+  {
+    name: "checkpoint-of-other-files",
+    claim: "A checkpoint counts only while the segments it covers are the files they were.",
+    file: "src/internal/checkpoint.ts",
+    find: "if (!unchanged) return yield* Effect.fail(\"a segment has changed\")",
+    replace: "",
+    test: checkpoint,
+    caughtBy: "is lost when a closed segment is written over, replaced, swapped, or cut"
+  },
+  {
+    name: "checkpoint-not-checked",
+    claim: "A checkpoint counts only while its checksum holds.",
+    file: "src/internal/checkpoint.ts",
+    find: "if (foundCrc !== crc) return yield* Effect.fail(\"its checksum is wrong\")",
+    replace: "",
+    test: checkpoint,
+    caughtBy: "is not used when any byte of it is another"
+  },
+  {
+    name: "checkpoint-of-unsynced-records",
+    claim: "What a checkpoint covers was durable before it was written.",
+    file: "src/internal/checkpointing.ts",
+    find: "yield* log.sync",
+    replace: "",
+    test: checkpoint,
+    caughtBy: "all that was synced |puts over several segments, synced now and then| (|adversarial|)"
+  },
+  {
+    name: "checkpoint-over-foreign-file",
+    claim: "A file of the checkpoint's name that is none is somebody else's, and is left alone.",
+    file: "src/internal/checkpoint.ts",
+    find: "if (isOurs !== true) return yield* Effect.fail(`${name} is not a checkpoint`)",
+    replace: "",
+    test: checkpoint,
+    caughtBy: "is left alone, and the store works: |a file that begins a little like one"
+  }
+]
+
+const sharing = [
+  {
+    name: "no-lock",
+    claim: "A directory has one writer.",
+    file: "src/Lock.ts",
+    find: "if (!(yield* file.tryLock)) {",
+    replace: "if (!(yield* file.tryLock) && directory === \"\") {",
+    test: "test/Lock.test.ts",
+    caughtBy: "the second writer of this process gets LockHeld at once, with the directory and the pid"
+  },
+  {
+    name: "lock-on-a-file-that-is-gone",
+    claim: "What is locked is the file that the path names.",
+    file: "src/Lock.ts",
+    find: "if (!(yield* file.isCurrent)) return undefined",
+    replace: "",
+    test: "test/Lock.test.ts",
+    caughtBy: "a sentinel that is replaced between opening and locking is not the lock: it starts over"
+  },
+  {
+    name: "reader-cuts",
+    claim: "A reader changes nothing.",
+    file: "src/Reader.ts",
+    find: "(damage) => damage.verdict === \"Torn\" ? Stream.empty :",
+    replace: "(damage) => damage.verdict === \"Torn\" ? Stream.drain(Stream.fromEffect(Effect.scoped(\n" +
+      "      Effect.flatMap(Disk.Disk, (disk) => Effect.flatMap(\n" +
+      "        Disk.openScoped(disk, Recovery.segmentPath(directory, damage.segment), \"append\"),\n" +
+      "        (file) => file.truncate(damage.offset)\n" +
+      "      ))\n" +
+      "    ))) :",
+    test: recovery,
+    caughtBy: "active: a long frame cut short"
+  },
+  {
+    name: "reader-fails-at-torn-tail",
+    claim: "A reader ends cleanly before a torn tail, which a live writer's half-written record looks like.",
+    file: "src/Reader.ts",
+    find: "(damage) => damage.verdict === \"Torn\" ? Stream.empty :",
+    replace: "(damage) => damage.bytes < 0 ? Stream.empty :",
+    test: recovery,
+    caughtBy: "active: a frame cut short"
+  },
+  {
+    name: "reader-hides-damage",
+    claim: "A reader fails at damage that no crash explains.",
+    file: "src/Reader.ts",
+    find: "(damage) => damage.verdict === \"Torn\" ? Stream.empty :",
+    replace: "(damage) => damage.verdict !== \"CorruptSegment\" ? Stream.empty :",
+    test: recovery,
+    caughtBy: "active: a bad checksum before a valid frame"
+  },
+  {
+    name: "get-does-not-compare-the-key",
+    claim: "A value is given out for the key it was put under only.",
+    file: "src/internal/projection.ts",
+    find: "record.type === \"Put\" && sameBytes(record.key, key)",
+    replace: "record.type === \"Put\"",
+    test: "test/Kv.test.ts",
+    caughtBy: "two whole records that have changed places are RecordMismatch"
+  }
+]
+
+export const mutants = [...cutting, ...verdicts, ...writing, ...durability, ...targets, ...checkpoints, ...sharing]
