@@ -21,6 +21,8 @@ const out = join(work, "out")
 const heap_mebibytes_max = 512
 // No case takes a second.
 const silence_ms_max = 60_000
+// How often a file or a pipe is told of the progress.
+const told_ms_min = 10_000
 // Asking for the coverage costs as much as some cases.
 const batch = 32
 // Measured on planted faults: inputs made afresh find more of them, sooner, than those made of kept ones.
@@ -161,6 +163,7 @@ const watch = (name, share) =>
       execArgv: [`--max-old-space-size=${heap_mebibytes_max}`]
     })
     let last = { done: 0, kept: 0, blocks: 0 }
+    let told = started
     let silence
     const listen = () => {
       clearTimeout(silence)
@@ -173,7 +176,11 @@ const watch = (name, share) =>
       const seconds = ((Date.now() - started) / 1_000).toFixed(0)
       const { blocks, done, kept } = message
       const line = `${name}: ${done.toLocaleString("en")} cases in ${seconds} s, ${kept} kept for ${blocks} blocks`
-      process.stderr.write(process.stderr.isTTY ? `\r${line} ` : message.counts === undefined ? "" : `${line}\n`)
+      if (process.stderr.isTTY) process.stderr.write(`\r${line} `)
+      else if (message.counts !== undefined || Date.now() - told >= told_ms_min) {
+        told = Date.now()
+        process.stderr.write(`${line}\n`)
+      }
     })
     child.on("exit", (code, signal) => {
       clearTimeout(silence)

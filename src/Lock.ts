@@ -47,6 +47,8 @@ export interface Lock {
 export interface Unsynced {
   readonly segment: number
   readonly offset: number
+  /** Set when an fsync is known to have failed: it is not only that nobody knows. */
+  readonly failed?: true | undefined
 }
 
 /**
@@ -152,10 +154,14 @@ const settle = Effect.fnUntraced(function*(
   return { file, unsynced }
 })
 
-const sentinelText = (unsynced: Unsynced | undefined): string =>
-  `${process.pid}\n${unsynced === undefined ? "" : `unsynced ${unsynced.segment} ${unsynced.offset}\n`}`
+const sentinelText = (unsynced: Unsynced | undefined): string => {
+  const note = unsynced === undefined ? "" : `unsynced ${unsynced.segment} ${unsynced.offset}\n`
+  return `${process.pid}\n${note}${unsynced?.failed === true ? "failed\n" : ""}`
+}
 
 const parseUnsynced = (text: string): Unsynced | undefined => {
-  const found = /^unsynced (\d{1,8}) (\d{1,15})$/m.exec(text)
-  return found === null ? undefined : { segment: Number(found[1]), offset: Number(found[2]) }
+  const found = /^unsynced (\d{1,8}) (\d{1,15})\n(failed\n)?/m.exec(text)
+  if (found === null) return undefined
+  const place = { segment: Number(found[1]), offset: Number(found[2]) }
+  return found[3] === undefined ? place : { ...place, failed: true }
 }

@@ -48,7 +48,7 @@ const runs: ReadonlyArray<{
   },
   {
     name: "recovery",
-    cases: 350,
+    cases: 250,
     what: "a hostile directory is read, cut or refused as the contract says, and goes on from there",
     meets: [
       "verdict: sound",
@@ -75,7 +75,7 @@ const runs: ReadonlyArray<{
   },
   {
     name: "import",
-    cases: 300,
+    cases: 200,
     what: "an import takes the lines before the first bad one, and names that",
     meets: ["import: taken", "import: InvalidLine", "import: a broken input"]
   },

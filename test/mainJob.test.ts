@@ -127,7 +127,7 @@ describe("the main job", () => {
   it.live("a reader that has seen enough ends it quietly", () =>
     Effect.gen(function*() {
       const { out, source } = yield* sourceDirectory
-      const script = '"$0" "$1" "$2" --out "$3" | head -n 1'
+      const script = "\"$0\" \"$1\" \"$2\" --out \"$3\" | head -n 1"
       const { code, stderr, stdout } = yield* run("sh", ["-c", script, process.execPath, launcher, source, out])
       assert.deepStrictEqual([code, stderr], [0, ""])
       assert.match(stdout, /^[^\n]+\n$/)

@@ -2,8 +2,8 @@
  * CRC-32C (Castagnoli, reflected polynomial 0x82F63B78) in two implementations of one function: TypeScript, sixteen
  * bytes a step, and the native `@node-rs/crc32`, which wins where a frame is long enough to pay for the call.
  *
- * The tables follow "slicing-by-8" (Kounavis and Berry, Intel, 2005), twice as wide. `shift` is the operator behind zlib's
- * `crc32_combine`: multiplication by x^(8n) modulo the polynomial.
+ * The tables follow "slicing-by-8" (Kounavis and Berry, Intel, 2005), twice as wide. `shift` is the operator behind
+ * zlib's `crc32_combine`: multiplication by x^(8n) modulo the polynomial.
  */
 import * as Module from "node:module"
 

@@ -1,8 +1,9 @@
 /**
  * The `Disk` of Node: `node:fs` for files and `fs-ext` for `flock`, whose lock is the very one the Rust program
- * takes. The addon is loaded when a lock is asked for, so reading needs no native code.
+ * takes. Where the addon cannot be loaded only locking fails: reading needs no native code.
  */
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as NFS from "node:fs"
 import * as Module from "node:module"
 import * as Path from "node:path"
@@ -95,11 +96,22 @@ export const mendCommand = "npm rebuild fs-ext"
 
 type FlockSync = (fd: number, operation: "exnb") => void
 
+// Not only when a lock is asked for: if there were no descriptor left then, Node would take the addon for missing, and
+// remember that for as long as the process lives.
+const loaded = ((): { readonly flockSync: FlockSync } | { readonly cause: unknown } => {
+  try {
+    return Module.createRequire(import.meta.url)("fs-ext") as { readonly flockSync: FlockSync }
+  } catch (cause) {
+    return { cause }
+  }
+})()
+
 const loadFlock = (path: string): Effect.Effect<FlockSync, LockUnavailable> =>
-  Effect.try({
-    try: () => (Module.createRequire(import.meta.url)("fs-ext") as { readonly flockSync: FlockSync }).flockSync,
-    catch: (cause) => new LockUnavailable({ directory: Path.dirname(path), command: mendCommand, cause })
-  })
+  "flockSync" in loaded
+    ? Effect.succeed(loaded.flockSync)
+    : Effect.fail(
+      new LockUnavailable({ directory: Path.dirname(path), command: mendCommand, cause: loaded.cause })
+    )
 
 const makeLockFile = (path: string, fd: number): LockFile => ({
   tryLock: Effect.flatMap(loadFlock(path), (flockSync) => flockNow(flockSync, path, fd)),
@@ -181,11 +193,28 @@ const isFile = (directory: string, entry: NFS.Dirent): boolean => {
   }
 }
 
+// One level at a time: Node's own recursive mkdir says ENOENT, whatever the reason (a full or a read-only disk) was.
+const makeDirectory = (path: string): Effect.Effect<string | undefined, IoError> =>
+  Effect.catch(makeOneDirectory(path), (error) => {
+    const parent = Path.dirname(path)
+    if (error.code !== "ENOENT" || parent === path) return Effect.fail(error)
+    return Effect.flatMap(makeDirectory(parent), (first) => Effect.map(makeOneDirectory(path), (own) => first ?? own))
+  })
+
+const makeOneDirectory = (path: string): Effect.Effect<string | undefined, IoError> =>
+  Effect.catch(
+    Effect.as(pooledVoid("create directory", path, (done) => NFS.mkdir(path, done)), path),
+    (error) =>
+      Effect.flatMap(
+        Effect.exit(pooled<NFS.Stats>("stat", path, (done) => NFS.stat(path, done))),
+        (there) => Exit.isSuccess(there) && there.value.isDirectory() ? Effect.succeed(undefined) : Effect.fail(error)
+      )
+  )
+
 export const nodeDisk: DiskService = {
   open,
   openLock,
-  makeDirectory: (path) =>
-    pooled<string | undefined>("create directory", path, (done) => NFS.mkdir(path, { recursive: true }, done)),
+  makeDirectory,
   syncDirectory,
   list,
   identity,

@@ -15,6 +15,7 @@ import type { LogRecord } from "../Frame.ts"
 import type { Lock, Unsynced } from "../Lock.ts"
 import * as Recovery from "../Recovery.ts"
 import { type Damage, isZeros } from "./damage.ts"
+import { temporaryName } from "./temporaryName.ts"
 
 /** What a writer does with damage: cut a torn tail, refuse any damage, or cut whatever the active segment ends in. */
 export type Policy = "repair" | "strict" | "prefix"
@@ -64,11 +65,13 @@ export const recover = Effect.fnUntraced(function*(
   if (damage !== undefined && !mayCut(options.policy, damage, ids.at(-1))) {
     return yield* Recovery.damageError(directory, damage)
   }
-  const tornFile = damage === undefined ? undefined : yield* cut(disk, directory, damage)
+  const tornFile = damage === undefined ? undefined : yield* Effect.tapError(
+    cut(disk, directory, damage),
+    noteFailedSync(options.lock, { segment: damage.segment, offset: 0 })
+  )
   const segments = ids.map((id) => ({ id, bytes: bytes.get(id) ?? 0 }))
   if (options.lock.unsynced !== undefined) {
-    yield* rewriteUnsynced(disk, directory, options.lock.unsynced, segments)
-    yield* options.lock.noteUnsynced(undefined)
+    yield* makeDurable(disk, directory, options.lock, options.lock.unsynced, segments)
   }
   return { report: Recovery.makeReport(ids.length, counted, damage, tornFile), segments }
 })
@@ -131,29 +134,76 @@ const endOf = Effect.fnUntraced(function*(
 })
 
 /**
- * Writes over itself what stood unsynced when an fsync failed. The system may have marked those pages clean without
- * having written them, so that every later fsync would report success and the next loss of power take them. Only while
- * they are in its memory can that be mended; after a restart they are what the disk has, and this changes nothing.
+ * Makes durable what an earlier writer left open. The system may have marked pages clean that it could not write, so
+ * that every later fsync would report success and the next loss of power take them. Only while they are in its memory
+ * can that be mended; after a restart they are what the disk has, and this changes nothing.
+ *
+ * Where no failure was seen, writing them over themselves is enough: it makes them dirty again. Behind an fsync that
+ * failed it is not. ext4 then writes to blocks that it still counts as never written, says that all is well, and gives
+ * zeros for them after a restart; only new blocks mend that, so the segment is written into a new file.
  */
-const rewriteUnsynced = Effect.fnUntraced(function*(
+const makeDurable = Effect.fnUntraced(function*(
   disk: Disk.DiskService,
   directory: string,
+  lock: Lock,
   from: Unsynced,
   segments: Recovered["segments"]
 ): Effect.fn.Return<void, IoError> {
   for (const { bytes, id } of segments.filter(({ id }) => id >= from.segment)) {
     const start = id === from.segment ? from.offset : 0
     if (start >= bytes) continue
-    yield* Effect.acquireUseRelease(
-      disk.open(Recovery.segmentPath(directory, id), "update"),
-      (file) =>
-        Effect.andThen(
-          forEachChunk(file, start, bytes, (chunk, count, at) => Disk.overwriteFully(file, chunk, 0, count, at)),
-          file.sync
-        ),
-      (file) => file.close
-    )
+    const path = Recovery.segmentPath(directory, id)
+    yield* from.failed === true
+      ? writeAnew(disk, directory, path, bytes)
+      : Effect.tapError(writeOver(disk, path, start, bytes), noteFailedSync(lock, from))
   }
+  yield* lock.noteUnsynced(undefined)
+}, Effect.uninterruptible)
+
+/** Whoever opens the store after an fsync that failed must know of it: the system tells only once. */
+const noteFailedSync = (lock: Lock, from: Recovery.Position) => (error: IoError): Effect.Effect<void> =>
+  error.operation === "sync" ? Effect.ignore(lock.noteUnsynced({ ...from, failed: true })) : Effect.void
+
+const writeOver = (
+  disk: Disk.DiskService,
+  path: string,
+  start: number,
+  end: number
+): Effect.Effect<void, IoError> =>
+  Effect.acquireUseRelease(
+    disk.open(path, "update"),
+    (file) =>
+      Effect.andThen(
+        forEachChunk(file, start, end, (chunk, count, at) => Disk.overwriteFully(file, chunk, 0, count, at)),
+        file.sync
+      ),
+    (file) => file.close
+  )
+
+const writeAnew = Effect.fnUntraced(function*(
+  disk: Disk.DiskService,
+  directory: string,
+  path: string,
+  bytes: number
+): Effect.fn.Return<void, IoError> {
+  const building = NodePath.join(directory, temporaryName(path))
+  const copy = (source: Disk.DiskFile, target: Disk.DiskFile) =>
+    forEachChunk(source, 0, bytes, (chunk, count) => Disk.appendFully(target, chunk, 0, count)).pipe(
+      Effect.andThen(target.sync),
+      Effect.andThen(disk.rename(building, path)),
+      Effect.onError(() => Effect.ignore(disk.remove(building)))
+    )
+  yield* Effect.acquireUseRelease(
+    disk.open(path, "read"),
+    (source) =>
+      Effect.acquireUseRelease(
+        disk.open(building, "create"),
+        (target) => copy(source, target),
+        (target) => target.close
+      ),
+    (source) => source.close
+  )
+  yield* disk.syncDirectory(directory)
 })
 
 /** Adds records to a report's count: how many, and the highest txid. */

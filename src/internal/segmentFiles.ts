@@ -220,8 +220,18 @@ export class SegmentFiles {
         entry.pins++
         return Effect.succeed(entry)
       }
-      return Effect.flatMap(this.#disk.open(path, "read"), (file) => this.#insert(segment, file))
+      return Effect.flatMap(this.#openToRead(path), (file) => this.#insert(segment, file))
     })
+
+  // Descriptors that are kept only in case they are used again must not be what keeps the next file from being opened.
+  readonly #openToRead = (path: string): Effect.Effect<DiskFile, IoError> =>
+    Effect.catch(
+      this.#disk.open(path, "read"),
+      (error) =>
+        error.code === "EMFILE" || error.code === "ENFILE"
+          ? Effect.andThen(this.#evict(0), this.#disk.open(path, "read"))
+          : Effect.fail(error)
+    )
 
   // Another fiber may have opened the same segment, or closed the store, while this one waited.
   #insert(segment: number, file: DiskFile): Effect.Effect<Entry, IoError> {
@@ -234,8 +244,7 @@ export class SegmentFiles {
     return Effect.as(this.#evict(), entry)
   }
 
-  #evict(): Effect.Effect<void> {
-    const limit = this.#closed ? 0 : open_max
+  #evict(limit = this.#closed ? 0 : open_max): Effect.Effect<void> {
     const closing: Array<DiskFile> = []
     for (const [segment, entry] of this.#open) {
       if (this.#open.size <= limit) break

@@ -17,6 +17,7 @@ import * as Semaphore from "effect/Semaphore"
 import * as Disk from "../Disk.ts"
 import { type IoError, LimitExceeded, WriterPoisoned } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
+import type { Unsynced } from "../Lock.ts"
 import { type Position, segment_max, segmentPath } from "../Recovery.ts"
 import { closedError, type SegmentFiles } from "./segmentFiles.ts"
 
@@ -50,7 +51,7 @@ export interface Start {
   readonly txid: number
   readonly segmentSize: number
   /** Notes for the next writer from where on durability is open, or that it is not. */
-  readonly noteUnsynced: (from: Position | undefined) => Effect.Effect<void, IoError>
+  readonly noteUnsynced: (from: Unsynced | undefined) => Effect.Effect<void, IoError>
 }
 
 // Written on this thread before the event loop has its turn: some two milliseconds' worth, since a program that appends
@@ -338,7 +339,7 @@ export class Writer {
 
   #noteFailed(from: Position): Effect.Effect<void> {
     return Effect.catch(
-      this.#note(from),
+      this.#start.noteUnsynced({ ...from, failed: true }),
       (error) => Effect.logWarning("the failed sync could not be noted for the next writer", error)
     )
   }

@@ -365,7 +365,7 @@ const durability = [
     name: "no-rewrite-after-failed-fsync",
     claim: "What a failed fsync may have dropped is written again before the next sync counts.",
     file: "src/internal/repair.ts",
-    find: "yield* rewriteUnsynced(disk, directory, options.lock.unsynced, segments)",
+    find: "yield* makeDurable(disk, directory, options.lock, options.lock.unsynced, segments)",
     replace: "",
     test: crashPoints,
     caughtBy: "what a failed fsync dropped is not behind what the next writer syncs"
@@ -374,8 +374,8 @@ const durability = [
     name: "rewrite-not-synced",
     claim: "What is written again is synced before the note about it is taken away.",
     file: "src/internal/repair.ts",
-    find: "file.sync\n        ),",
-    replace: "Effect.void\n        ),",
+    find: "Effect.andThen(target.sync),\n      Effect.andThen(disk.rename(building, path)),",
+    replace: "Effect.andThen(disk.rename(building, path)),",
     test: failures,
     caughtBy: "after a failed fsync the next open writes those bytes again, or leaves it to the one after"
   },
@@ -458,7 +458,7 @@ const targets = [
     name: "compaction-without-directory-sync",
     claim: "A compaction's name is durable when it resolves.",
     file: "src/internal/compaction.ts",
-    find: "yield* Effect.onError(disk.syncDirectory(parent), () => Effect.ignore(disk.removeTree(path)))",
+    find: "yield* disk.syncDirectory(parent)",
     replace: "",
     test: crashPoints,
     caughtBy: "there when the call had resolved |a compaction| (|adversarial|)"
