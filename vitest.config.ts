@@ -1,4 +1,5 @@
 import { defineConfig } from "vitest/config"
+import { BaseSequencer, type TestSpecification } from "vitest/node"
 
 // Vitest 5 reports failures with Map.groupBy, which Node 20 does not have: without it a failed test shows no reason.
 if (!("groupBy" in Map)) {
@@ -15,11 +16,37 @@ if (!("groupBy" in Map)) {
   })
 }
 
+// Where no run is remembered, Vitest goes by the size of a file, and some short ones take long: the last would run alone.
+const longest = [
+  "crashPoints",
+  "sigkill",
+  "checkpoint",
+  "cli",
+  "randomCrashes",
+  "docs",
+  "cliChanging",
+  "flipEveryByte",
+  "fullDisk",
+  "reading",
+  "concurrency"
+]
+
+class LongestFirst extends BaseSequencer {
+  override async sort(files: Array<TestSpecification>): Promise<Array<TestSpecification>> {
+    const rank = ({ moduleId }: TestSpecification): number => {
+      const at = longest.findIndex((name) => moduleId.endsWith(`/${name}.test.ts`))
+      return at < 0 ? longest.length : at
+    }
+    return (await super.sort(files)).toSorted((a, b) => rank(a) - rank(b))
+  }
+}
+
 export default defineConfig({
   test: {
     include: ["test/**/*.test.ts"],
     // The command and the example are tested as the processes a user runs: they must be what src/ says.
     globalSetup: ["test/support/build.ts"],
+    sequence: { sequencer: LongestFirst },
     // Names are sentences, and are looked for by their whole text.
     taskTitleValueFormatTruncate: 0,
     testTimeout: 60_000,

@@ -178,11 +178,11 @@ export type CompactError = IoError | CorruptSegment | LockUnavailable | TargetRe
  */
 export interface Options extends Omit<Log.Options, "replay" | "resume"> {
   /**
-   * The index is saved in the directory as `keydir.checkpoint`, so that the next opening reads that file and only what
-   * was written after it, without looking at the records before it again: each is checked when it is read. `auto` (the
-   * default) saves it at a rotation and when the store is closed, where that is worth it; `always` whenever something
-   * is new; `never` neither saves nor uses one. One that is missing, damaged or not of these very files is not used,
-   * nor is any under the policies `strict` and `prefix`.
+   * The index is saved in the directory as `keydir.checkpoint`, so that the next opening reads that file, checks the
+   * active segment, and replays only what came after. Records in closed segments are checked when they are read. `auto`
+   * (the default) saves it at a rotation and when the store is closed, where that is worth it; `always` whenever
+   * something is new; `never` neither saves nor uses one. One that is missing, damaged or not of these very files is
+   * not used, nor is any under the policies `strict` and `prefix`.
    */
   readonly checkpoint?: CheckpointPolicy | undefined
 }

@@ -148,11 +148,24 @@ const settle = Effect.fnUntraced(function*(
     return yield* new LockHeld({ directory, pid: pid > 0 ? pid : undefined })
   }
   if (!(yield* file.isCurrent)) return undefined
-  const unsynced = parseUnsynced(yield* file.readText)
+  const text = yield* file.readText
+  if (text.startsWith(segmentStart)) {
+    const path = NodePath.join(directory, lockFileName)
+    return yield* new IoError({
+      operation: "lock",
+      path,
+      code: "EINVAL",
+      cause: "it is a segment, not a lock's sentinel"
+    })
+  }
+  const unsynced = parseUnsynced(text)
   // The pid is for people; a full disk must not keep a store from being opened and repaired.
   yield* Effect.ignore(file.writeText(sentinelText(unsynced)))
   return { file, unsynced }
 })
+
+// A hard link of that name to a segment would have the pid written over the segment's first records.
+const segmentStart = "DWAL"
 
 const sentinelText = (unsynced: Unsynced | undefined): string => {
   const note = unsynced === undefined ? "" : `unsynced ${unsynced.segment} ${unsynced.offset}\n`

@@ -607,3 +607,36 @@ describe("without the addon", () => {
       }))
   }
 })
+
+describe("a sentinel that is another file", () => {
+  const segment = (directory: string) => NodePath.join(directory, "00000001.dwal")
+  const attempt = (directory: string) => Effect.flip(Effect.scoped(Log.make({ directory, policy: "strict" })))
+
+  it.live("by a link, is refused, and the file is left as it was", () =>
+    Effect.gen(function*() {
+      for (const name of ["00000001.dwal", "somebody's"]) {
+        const directory = yield* temporaryDirectory
+        yield* Effect.scoped(Effect.flatMap(Log.make({ directory }), (log) => log.append("synced")))
+        NFS.writeFileSync(NodePath.join(directory, "somebody's"), "a text")
+        NFS.rmSync(sentinel(directory))
+        NFS.symlinkSync(name, sentinel(directory))
+        const before = NFS.readFileSync(NodePath.join(directory, name))
+        const error = yield* attempt(directory)
+        assert.strictEqual(error._tag, "IoError")
+        assert.include(["ELOOP", "EMLINK"], error._tag === "IoError" ? error.code : "")
+        assert.deepStrictEqual(NFS.readFileSync(NodePath.join(directory, name)), before)
+      }
+    }))
+
+  it.live("by another name of a segment, is refused, and the segment is left as it was", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      yield* Effect.scoped(Effect.flatMap(Log.make({ directory }), (log) => log.append("synced")))
+      const before = NFS.readFileSync(segment(directory))
+      NFS.rmSync(sentinel(directory))
+      NFS.linkSync(segment(directory), sentinel(directory))
+      const error = yield* attempt(directory)
+      assert.deepInclude(error, { _tag: "IoError", operation: "lock", code: "EINVAL", path: sentinel(directory) })
+      assert.deepStrictEqual(NFS.readFileSync(segment(directory)), before)
+    }))
+})

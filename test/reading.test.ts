@@ -610,4 +610,14 @@ describe("a reader that starts at a position", () => {
         error: undefined
       })
     }))
+
+  it.live("a log inside the last record is no place to start at, though its frames are whole", () =>
+    Effect.gen(function*() {
+      const nested = concat(raw(1, "nested"), raw(2, "nested too"))
+      const directory = yield* store({ 1: concat(raw(1, "one"), raw(2, nested)) })
+      const reader = yield* Reader.make({ directory })
+      const from = { segment: 1, offset: raw(1, "one").length + Frame.header_bytes }
+      const { error } = yield* collect(reader.streamFrom(from))
+      assert.strictEqual(fieldsOf(error)["_tag"], "InvalidPosition")
+    }))
 })

@@ -19,8 +19,8 @@
  * - What a checkpoint covers was durable before the checkpoint was written, and the file has its name only once it is
  *   durable itself.
  * - It counts only while every segment it covers is the very file it was: the same inode, size and times. The last one
- *   may have grown; then the covered part must have the checksum it had. That is not CRC-32C, of which whole frames, as
- *   each ends in its own, leave the same whatever is in them.
+ *   may have grown; then the covered part must have the checksum it had, and that of the active one always. It is not
+ *   CRC-32C, of which whole frames, as each ends in its own, leave the same whatever is in them.
  * - Nothing is allocated for a length that the size of the file does not bear out, and no file, whatever is in it and
  *   even if its checksum is right, makes a later call run off an array or never end.
  * - A file of one of its names that is not a checkpoint is somebody else's, and is neither read nor replaced.
@@ -32,7 +32,7 @@ import * as NodePath from "node:path"
 import { crc32 } from "node:zlib"
 import * as Disk from "../Disk.ts"
 import type { IoError } from "../Errors.ts"
-import { segmentPath } from "../Recovery.ts"
+import { listSegments, segmentPath } from "../Recovery.ts"
 import { crc32c } from "./crc32c.ts"
 import { type FrozenKeydir, noSlots, slabs_max, stripes, table_words_min } from "./keydir.ts"
 import * as order from "./keyOrder.ts"
@@ -296,15 +296,19 @@ const isSoundTable = (table: Int32Array, count: number, ends: Uint32Array): bool
   return used === count && 8 * used <= 3 * table.length
 }
 
-/** Whether the segments of the header are as they were; whether there are others among them is for recovery to see. */
+/**
+ * Whether the segments of the header are as they were; whether there are others among them is for recovery to see. The
+ * active one is always read: what is appended next must not stand behind damage.
+ */
 const checkSegments = Effect.fnUntraced(function*(
   disk: Disk.DiskService,
   directory: string,
   { crc, segments }: typeof Header.Type
 ): Effect.fn.Return<void, IoError | string> {
+  const active = (yield* Effect.provideService(listSegments(directory), Disk.Disk, disk)).at(-1)
   for (const [index, { bytes, id, identity }] of segments.entries()) {
     const path = segmentPath(directory, id)
-    if (identity === (yield* disk.identity(path))) continue
+    if (id !== active && identity === (yield* disk.identity(path))) continue
     const unchanged = index === segments.length - 1 && crc === (yield* checksumOf(disk, path, bytes))
     if (!unchanged) return yield* Effect.fail("a segment has changed")
   }

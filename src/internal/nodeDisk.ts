@@ -41,7 +41,7 @@ const pooledVoid = (
   call: (done: (error: NodeJS.ErrnoException | null) => void) => void
 ): Effect.Effect<void, IoError> => pooled<void>(operation, path, (done) => call((error) => done(error, undefined)))
 
-const { O_APPEND, O_CREAT, O_EXCL, O_RDONLY, O_RDWR } = NFS.constants
+const { O_APPEND, O_CREAT, O_EXCL, O_NOFOLLOW, O_RDONLY, O_RDWR } = NFS.constants
 
 const openFlags: { readonly [Mode in OpenMode]: number } = {
   read: O_RDONLY,
@@ -154,8 +154,9 @@ const flockNow = (flockSync: FlockSync, path: string, fd: number): Effect.Effect
     }
   })
 
+// Never through a link: what it leads to would be written over.
 const openLock = (path: string): Effect.Effect<LockFile, IoError> =>
-  Effect.map(openDescriptor("open", path, O_RDWR | O_CREAT), (fd) => makeLockFile(path, fd))
+  Effect.map(openDescriptor("open", path, O_RDWR | O_CREAT | O_NOFOLLOW), (fd) => makeLockFile(path, fd))
 
 const syncDirectory = (path: string): Effect.Effect<void, IoError> =>
   Effect.acquireUseRelease(

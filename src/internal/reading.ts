@@ -49,9 +49,7 @@ const misplaced = Effect.fnUntraced(function*(
   bounds: Bounds,
   damage: Damage
 ): Effect.fn.Return<InvalidPosition | Damage, IoError> {
-  const atPlace = damage.segment === from.segment && damage.offset === from.offset
-  const suspect = from.offset > 0 && (atPlace || damage.verdict !== "Torn")
-  return suspect && !(yield* isBoundary(directory, from, bounds))
+  return from.offset > 0 && !(yield* isBoundary(directory, from, bounds))
     ? invalidPosition(directory, from)
     : damage
 })

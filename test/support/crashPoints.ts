@@ -134,6 +134,8 @@ const stateKey = (disk: SimulatedDisk, model: Model, kept: number): string => {
   const hash = createHash("sha1")
   for (const [path, bytes] of disk.files) hash.update(`${path}|${bytes?.length}|`).update(bytes ?? "")
   for (const { key, payload, type } of model.asked) hash.update(`${type}|${key}|${payload}|`)
+  // What was promised about targets is checked as well: one disk can be right before a promise and wrong after it.
+  hash.update(model.notes.join())
   return `${kept} ${model.written.length} ${hash.digest("base64")}`
 }
 
