@@ -22,6 +22,8 @@ const run = (command, args, cwd, env) => {
 /** The folder that holds bin/ and include/ of a version. */
 const install = (version) => {
   const home = join(root, ".tmp", "nodes", version)
+  // The package's own install script brings the binary: a second npm install takes it for a stray, and removes it.
+  rmSync(home, { recursive: true, force: true })
   mkdirSync(home, { recursive: true })
   writeFileSync(join(home, "package.json"), JSON.stringify({ private: true, allowScripts: { node: true } }))
   if (!run("npm", ["install", `node@${version}`, "--no-audit", "--no-fund"], home, outerEnv)) process.exit(1)

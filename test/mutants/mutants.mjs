@@ -485,13 +485,13 @@ const checkpoints = [
     caughtBy: "is not used when any byte of it is another"
   },
   {
-    name: "checkpoint-of-unsynced-records",
-    claim: "What a checkpoint covers was durable before it was written.",
-    file: "src/internal/checkpointing.ts",
-    find: "yield* log.sync",
-    replace: "",
+    name: "active-segment-not-checked",
+    claim: "What a checkpoint covers of the active segment is checked before anything is appended behind it.",
+    file: "src/internal/checkpoint.ts",
+    find: "if (id !== active && identity === (yield* disk.identity(path))) continue",
+    replace: "if (identity === (yield* disk.identity(path))) continue",
     test: checkpoint,
-    caughtBy: "all that was synced |puts over several segments, synced now and then| (|adversarial|)"
+    caughtBy: "damage in the active segment is found at once, though it changed no file's identity"
   },
   {
     name: "checkpoint-over-foreign-file",
