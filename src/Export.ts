@@ -192,11 +192,34 @@ const exportedRecord = (text: Buffer): readonly [Uint8Array, Uint8Array] | undef
   return base64(key) === key_b64 && base64(value) === value_b64 ? [key, value] : undefined
 }
 
+// `JSON.parse` takes some fifty bytes of memory for two bytes of `[]`: a long line of them would take gigabytes.
+const json_values_max = 1_000
+
+const quote = 0x22
+const backslash = 0x5C
+const comma = 0x2C
+const openBracket = 0x5B
+const openBrace = 0x7B
+
+/** Whether a line holds more JSON values than one with two strings, and some others to ignore, can need. */
+const hasTooManyValues = (text: Buffer): boolean => {
+  let values = 0
+  let isString = false
+  for (let at = 0; at < text.length; at++) {
+    const byte = text[at]
+    if (byte === quote) isString = !isString
+    else if (isString) at += byte === backslash ? 1 : 0
+    else if ((byte === comma || byte === openBracket || byte === openBrace) && ++values > json_values_max) return true
+  }
+  return false
+}
+
 const parse = ({ line, text }: NumberedLine): Result.Result<readonly [Uint8Array, Uint8Array], InvalidLine> => {
   const refuse = (detail: string) => Result.fail(new InvalidLine({ line, detail }))
   if (text === undefined) return refuse("it is longer than any record")
   let record = exportedRecord(text)
   if (record === undefined) {
+    if (hasTooManyValues(text)) return refuse(`it holds more than ${json_values_max} JSON values`)
     const decoded = decodeLine(text.toString("utf8"))
     if (Result.isFailure(decoded)) {
       return refuse(decoded.failure.message.replaceAll(/\s+/g, " ").slice(0, detail_characters_max))

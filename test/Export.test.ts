@@ -330,6 +330,13 @@ describe("import", () => {
     ["bits left over, one padding", "{\"key_b64\":\"YWJ=\",\"value_b64\":\"\"}", /key_b64/],
     ["white space in Base64", "{\"key_b64\":\"Y Q==\",\"value_b64\":\"MQ==\"}", /key_b64/],
     ["a line feed in Base64", "{\"key_b64\":\"YQ==\\n\",\"value_b64\":\"MQ==\"}", /key_b64/],
+    ["megabytes of brackets", "[".repeat(2_000_000) + "]".repeat(2_000_000), /more than 1000 JSON values/],
+    ["megabytes of objects", `[${"{},".repeat(1_000_000)}{}]`, /more than 1000 JSON values/],
+    [
+      "megabytes of numbers behind a record",
+      `{"key_b64":"YQ==","value_b64":"","note":"\\"","more":[${"1,".repeat(1_000_000)}1]}`,
+      /more than 1000 JSON values/
+    ],
     ["a key beyond its limit", `{"key_b64":"${long(65_537)}","value_b64":""}`, /key has 65537 bytes/]
   ]
   for (const [name, wrong, detail] of bad) {
@@ -346,6 +353,16 @@ describe("import", () => {
         assert.deepStrictEqual(keys, ["one", "two"])
       }))
   }
+
+  it.effect("what only looks like many values is taken: text in other fields, and some values beside", () =>
+    Effect.gen(function*() {
+      const note = JSON.stringify("[{,\\\"".repeat(100_000))
+      const { exit, keys } = yield* imported(
+        `{"key_b64":"YQ==","value_b64":"MQ==","note":${note},"more":[${"1,".repeat(900)}1]}\n`
+      )
+      assert.deepInclude(exit, { _tag: "Success" })
+      assert.deepStrictEqual(keys, ["a"])
+    }))
 
   it.effect("bytes that are not UTF-8 are refused", () =>
     Effect.gen(function*() {

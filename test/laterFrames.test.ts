@@ -167,7 +167,13 @@ describe("against the definition", () => {
       Effect.gen(function*() {
         const bytes = soup(pieces)
         for (const from of [0, 1, Math.floor(bytes.length / 2)]) {
-          assert.strictEqual(yield* count(bytes, txid, from), naive(bytes, txid, from))
+          const wanted = naive(bytes, txid, from)
+          assert.strictEqual(yield* count(bytes, txid, from), wanted)
+          // With room for so few candidates, the others wait for another pass over the same bytes.
+          for (const open_max of [1, 2, 3, 5]) {
+            const found = yield* countLaterFrames(fileOf(bytes), from, bytes.length, txid, open_max)
+            assert.strictEqual(found, wanted, `${open_max} candidates at most`)
+          }
         }
       }),
     { arbitrary: { runs: 400, size: 24 } }
@@ -182,7 +188,9 @@ describe("against the definition", () => {
         const wanted = naive(bytes, txid)
         const filler = noise(65_536 - Math.min(n, bytes.length))
         const file = fileOf(concat(filler, bytes), { most: 10_007 })
-        assert.strictEqual(yield* countLaterFrames(file, 0, filler.length + bytes.length, txid), wanted)
+        const size = filler.length + bytes.length
+        assert.strictEqual(yield* countLaterFrames(file, 0, size, txid), wanted)
+        assert.strictEqual(yield* countLaterFrames(file, 0, size, txid, 2), wanted)
         // The same with every frame inside one large frame whose checksum does not hold.
         const around = flipped(frame({ txid: 9, payload: concat(filler, bytes) }), 8, 0x40)
         assert.strictEqual(yield* count(around, txid), wanted)
@@ -344,6 +352,44 @@ describe("a file full of frame starts", () => {
       const half = yield* cost(make(2 * mebibyte), 0)
       const whole = yield* cost(make(4 * mebibyte), 0)
       assert.isBelow(whole.cpu_ms, 4 * half.cpu_ms + 500)
+    }))
+
+  it.effect("as close as they can stand, each claiming half the file, needs the memory of a million of them, not of all", () =>
+    Effect.gen(function*() {
+      // Two headers share 32 bytes: the second stands where the first has its txid.
+      const pattern = Buffer.alloc(65_536)
+      const header = frame({ txid: 9 }).subarray(0, 24)
+      for (let at = 0; at < pattern.length; at += 32) {
+        pattern.set(header, at)
+        pattern.set(header, at + 8)
+        pattern.writeUInt32LE(0, at + 16)
+        pattern.writeUInt32LE(25_000_000, at + 20)
+        pattern.writeUInt32LE(25_000_000, at + 28)
+      }
+      const size = 48 * mebibyte
+      const last = raw(10, "the only one")
+      let most = 0
+      const file: DiskFile = {
+        ...fileOf(last),
+        read: (into, start, end, position) =>
+          Effect.sync(() => {
+            const { arrayBuffers, heapUsed } = process.memoryUsage()
+            most = Math.max(most, arrayBuffers + heapUsed)
+            const from = position % pattern.length
+            const until = Math.min(end, start + Math.max(0, size - position), start + pattern.length - from)
+            into.set(pattern.subarray(from, from + until - start), start)
+            for (let at = 0; at < last.length; at++) {
+              const index = start + size - last.length + at - position
+              if (index >= start && index < until) into[index] = last[at] ?? 0
+            }
+            return until - start
+          })
+      }
+      const { arrayBuffers, heapUsed } = process.memoryUsage()
+      assert.strictEqual(yield* countLaterFrames(file, 0, size, 8), 1)
+      // 22 MB, twice while the columns grow, and what a collection has yet to take.
+      assert.isBelow(most - arrayBuffers - heapUsed, 96 * mebibyte)
+      assert.isAbove(most - arrayBuffers - heapUsed, 16 * mebibyte, "so many candidates were open")
     }))
 
   it.effect("that all claim to end at the same byte does not hold the event loop", () =>

@@ -4,8 +4,9 @@
  * Any byte may start a frame, and a hostile or unlucky file can hold a frame start every few bytes, each claiming up
  * to 64 MiB. Checking each by itself would take quadratic time. Instead one running checksum passes over the file; a
  * candidate remembers its value at its own start, and at its end the checksum of just its bytes falls out of the two
- * (`crc32c.shift`). So the time is linear in the bytes, and the memory is one small entry per candidate that is still
- * open, all of them within the longest frame's length of each other.
+ * (`crc32c.shift`). So the time is linear in the bytes. At most a million candidates are open at once, 22 MB of them: a
+ * file with more has the rest tried in another pass over those bytes. Frame starts stand sixteen bytes apart on average
+ * at the closest, so no byte is passed more than six times.
  *
  * A frame inside a counted frame is that record's payload and is not counted.
  */
@@ -23,17 +24,20 @@ const magicBytes = Buffer.from("DWAL", "latin1")
 // Candidates tried or decided in one step, a few milliseconds of work, before other fibers get their turn.
 const step_events_max = 2_048
 
+const open_max_default = 1_048_576
+
 /** Of `bytes[from, size)`, the frames whose txid is above `txid`. */
 export const countLaterFrames = Effect.fnUntraced(function*(
   file: Disk.DiskFile,
   from: number,
   size: number,
-  txid: number
+  txid: number,
+  open_max: number = open_max_default
 ): Effect.fn.Return<number, IoError> {
-  const candidates = new Candidates()
-  let base = from
+  const candidates = new Candidates(open_max)
+  let base = Math.min(from, size)
   let crc = 0
-  while (base < size) {
+  for (;;) {
     const bytes = Buffer.allocUnsafe(Math.min(chunk_bytes, size - base))
     const length = yield* Disk.readFully(file, bytes, 0, bytes.length, base)
     const last = length < bytes.length || base + length >= size
@@ -42,10 +46,13 @@ export const countLaterFrames = Effect.fnUntraced(function*(
     const pass = new Pass(candidates, bytes.subarray(0, length), { base, until, crc, size, txid })
     while (!pass.step()) yield* Effect.yieldNow
     crc = pass.crc
-    if (last) break
     base += until
+    const deferred = last ? candidates.end() : candidates.nextPass()
+    if (deferred !== undefined) {
+      base = deferred.start
+      crc = deferred.crc
+    } else if (last) return candidates.count
   }
-  return candidates.finish()
 })
 
 /** Visits, in order, each frame start and each candidate's checksum in `bytes[0, until)`, with the running checksum. */
@@ -113,96 +120,162 @@ const nextStart = (bytes: Buffer, from: number, until: number): number => {
   return at < 0 || at >= until ? Number.POSITIVE_INFINITY : at
 }
 
-interface Candidate {
+/** Where the next pass starts, and the running checksum there. */
+interface Deferred {
   readonly start: number
-  /** Where its checksum stands. */
-  readonly check: number
-  /** The running checksum at its start. */
   readonly crc: number
-  valid: boolean | undefined
 }
 
+const undecided = 0
+const valid = 1
+const invalid = 2
+
 /**
- * The candidates that are not decided yet: `queue` in order of their starts, `heap` in order of their ends. Only the
- * first of the queue is ever counted, so that a frame found inside another is known to be inside.
+ * The candidates that are not decided yet, in columns: a ring in order of their starts, and `heap`, the slots of those
+ * whose checksum has not been met, in order of where it stands. Only the first of the ring is ever counted, so that a
+ * frame found inside another is known to be inside.
  */
 class Candidates {
-  #count = 0
+  readonly #open_max: number
+  count = 0
   #covered = 0
-  #queue: Array<Candidate> = []
-  #head = 0
-  readonly #heap: Array<Candidate> = []
+  #capacity: number
+  #starts: Float64Array
+  /** Where its checksum stands. */
+  #checks: Float64Array
+  /** The running checksum at its start. */
+  #crcs: Uint32Array
+  #states: Uint8Array
+  #first = 0
+  #length = 0
+  #heap: Uint32Array
+  #heapLength = 0
+  /** The first that found no room: from there on, all wait for the next pass. */
+  #deferred: Deferred | undefined
+
+  constructor(open_max: number) {
+    this.#open_max = open_max
+    this.#capacity = Math.min(1_024, open_max)
+    this.#starts = new Float64Array(this.#capacity)
+    this.#checks = new Float64Array(this.#capacity)
+    this.#crcs = new Uint32Array(this.#capacity)
+    this.#states = new Uint8Array(this.#capacity)
+    this.#heap = new Uint32Array(this.#capacity)
+  }
 
   open(start: number, length: number, crc: number): void {
-    if (start < this.#covered) return
-    const candidate: Candidate = { start, check: start + length - Frame.crc_bytes, crc, valid: undefined }
-    this.#queue.push(candidate)
-    this.#push(candidate)
+    if (start < this.#covered || this.#deferred !== undefined) return
+    if (this.#length === this.#capacity && !this.#grow()) {
+      this.#deferred = { start, crc }
+      return
+    }
+    const slot = (this.#first + this.#length++) % this.#capacity
+    this.#starts[slot] = start
+    this.#checks[slot] = start + length - Frame.crc_bytes
+    this.#crcs[slot] = crc
+    this.#states[slot] = undecided
+    this.#push(slot)
   }
 
   nextCheck(): number {
-    return this.#heap[0]?.check ?? Number.POSITIVE_INFINITY
+    return this.#heapLength === 0 ? Number.POSITIVE_INFINITY : this.#checkOf(this.#heap[0])
   }
 
   /** Decides the candidate whose checksum stands here: one of them, if there are more. */
   resolve(crc: number, stored: number): void {
-    const first = this.#heap[0]
-    if (first === undefined) return
-    first.valid = ((crc ^ shift(first.crc, first.check - first.start)) >>> 0) === stored
+    if (this.#heapLength === 0) return
+    const slot = this.#heap[0] ?? 0
+    const covered = this.#checkOf(slot) - (this.#starts[slot] ?? 0)
+    this.#states[slot] = ((crc ^ shift(this.#crcs[slot] ?? 0, covered)) >>> 0) === stored ? valid : invalid
     this.#pop()
     this.#drain(false)
   }
 
-  finish(): number {
+  /** Where to go back to, once all that were open are decided, if one was deferred. */
+  nextPass(): Deferred | undefined {
+    if (this.#heapLength > 0) return undefined
+    const deferred = this.#deferred
+    this.#deferred = undefined
+    return deferred
+  }
+
+  /** The same behind the last byte: what is not decided there is no frame. */
+  end(): Deferred | undefined {
     this.#drain(true)
-    return this.#count
+    this.#heapLength = 0
+    return this.nextPass()
   }
 
   #drain(ended: boolean): void {
-    for (;;) {
-      const first = this.#queue[this.#head]
-      if (first === undefined) break
-      if (first.start >= this.#covered) {
-        if (first.valid === undefined && !ended) break
-        if (first.valid === true) {
-          this.#count++
-          this.#covered = first.check + Frame.crc_bytes
-        }
+    while (this.#length > 0) {
+      const slot = this.#first
+      // Also one inside a counted frame: its slot is still in the heap.
+      if (this.#states[slot] === undecided && !ended) break
+      if (this.#states[slot] === valid && (this.#starts[slot] ?? 0) >= this.#covered) {
+        this.count++
+        this.#covered = this.#checkOf(slot) + Frame.crc_bytes
       }
-      this.#head++
-    }
-    if (this.#head > 1024 && this.#head * 2 > this.#queue.length) {
-      this.#queue = this.#queue.slice(this.#head)
-      this.#head = 0
+      this.#first = (slot + 1) % this.#capacity
+      this.#length--
     }
   }
 
-  #push(candidate: Candidate): void {
+  #grow(): boolean {
+    const capacity = Math.min(this.#capacity * 2, this.#open_max)
+    if (capacity <= this.#capacity) return false
+    // The ring starts at slot 0 again, and the heap's slots move with it.
+    const first = this.#first
+    const old = this.#capacity
+    const unrolled = <Column extends Float64Array | Uint32Array | Uint8Array>(from: Column, to: Column): Column => {
+      to.set(from.subarray(first))
+      to.set(from.subarray(0, first), old - first)
+      return to
+    }
+    this.#starts = unrolled(this.#starts, new Float64Array(capacity))
+    this.#checks = unrolled(this.#checks, new Float64Array(capacity))
+    this.#crcs = unrolled(this.#crcs, new Uint32Array(capacity))
+    this.#states = unrolled(this.#states, new Uint8Array(capacity))
+    const heap = new Uint32Array(capacity)
+    for (let at = 0; at < this.#heapLength; at++) heap[at] = ((this.#heap[at] ?? 0) - first + old) % old
+    this.#heap = heap
+    this.#first = 0
+    this.#capacity = capacity
+    return true
+  }
+
+  #checkOf(slot: number | undefined): number {
+    return this.#checks[slot ?? 0] ?? 0
+  }
+
+  #push(slot: number): void {
     const heap = this.#heap
-    let at = heap.push(candidate) - 1
+    const check = this.#checkOf(slot)
+    let at = this.#heapLength++
     while (at > 0) {
       const above = (at - 1) >> 1
-      const parent = heap[above]
-      if (parent === undefined || parent.check <= candidate.check) break
+      const parent = heap[above] ?? 0
+      if (this.#checkOf(parent) <= check) break
       heap[at] = parent
       at = above
     }
-    heap[at] = candidate
+    heap[at] = slot
   }
 
   #pop(): void {
     const heap = this.#heap
-    const last = heap.pop()
-    if (last === undefined || heap.length === 0) return
+    const length = --this.#heapLength
+    if (length === 0) return
+    const last = heap[length] ?? 0
+    const check = this.#checkOf(last)
     let at = 0
     for (;;) {
-      const left = heap[2 * at + 1]
-      const right = heap[2 * at + 2]
-      if (left === undefined) break
-      const below = right !== undefined && right.check < left.check ? right : left
-      if (below.check >= last.check) break
-      heap[at] = below
-      at = 2 * at + (below === left ? 1 : 2)
+      const left = 2 * at + 1
+      if (left >= length) break
+      const right = left + 1
+      const below = right < length && this.#checkOf(heap[right]) < this.#checkOf(heap[left]) ? right : left
+      if (this.#checkOf(heap[below]) >= check) break
+      heap[at] = heap[below] ?? 0
+      at = below
     }
     heap[at] = last
   }

@@ -138,6 +138,15 @@ const verdicts = [
     caughtBy: "it finds a frame wherever it lies across two pieces of the file"
   },
   {
+    name: "later-frames-without-room-are-dropped",
+    claim: "A start for which there is no room is tried in another pass.",
+    file: "src/internal/laterFrames.ts",
+    find: "this.#deferred = { start, crc }",
+    replace: "",
+    test: "test/laterFrames.test.ts",
+    caughtBy: "it is the same count on any soup of frames, parts of frames and frames in frames"
+  },
+  {
     name: "later-frames-of-any-txid",
     claim: "A log that is stored in a torn record is not taken for later records.",
     file: "src/internal/laterFrames.ts",

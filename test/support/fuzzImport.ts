@@ -39,7 +39,7 @@ const base64 = (source: Source, most: number): string => {
 }
 
 const nested = (source: Source): string => {
-  const depth = source.oneOf([3, 40, 5_000])
+  const depth = source.oneOf([3, 40, 995, 996, 997, 998, 999, 1_000, 1_001, 5_000])
   const [open, close] = source.oneOf([["[", "]"], ["{\"a\":", "}"]])
   return `${open.repeat(depth)}1${close.repeat(depth)}`
 }

@@ -284,6 +284,8 @@ const bytesOfBase64 = (text: unknown): Buffer | undefined => {
 }
 
 const entryOf = (line: string): readonly [Buffer, Buffer] | undefined => {
+  const outsideStrings = line.replaceAll(/"(?:[^"\\]|\\.)*"/gs, "")
+  if ([...outsideStrings.matchAll(/[,[{]/g)].length > 1_000) return undefined
   let value: unknown
   try {
     value = JSON.parse(line)
