@@ -229,9 +229,9 @@ describe("a failing disk under the log", () => {
       const disk = new FaultyDisk()
       yield* over(disk)(Effect.scoped(Effect.gen(function*() {
         const log = yield* Log.make({ directory })
-        disk.failNext("append", "EIO", { skip: 1 })
+        disk.failNext("appendNow", "EIO", { skip: 5 })
         yield* Effect.flip(log.appendAll(many(24, 100_000).map(raw)))
-        // What the first writes handed over is in the log and can be read, though the batch has failed.
+        // What the first writes handed over, two records each, is in the log and can be read, though the batch failed.
         assert.deepStrictEqual(yield* payloads(log), many(24, 100_000).slice(0, 10))
       })))
       const log = yield* Log.make({ directory })
@@ -247,13 +247,14 @@ describe("a failing disk under the log", () => {
         yield* log.append("first")
         const write = disk.holdNext("append")
         disk.failNext("sync", "EIO")
-        const batch = yield* Effect.forkChild(Effect.exit(log.appendAll(many(24, 100_000).map(raw))))
+        const batch = yield* Effect.forkChild(Effect.exit(log.appendAll([filled("a", large), "b", "c"].map(raw))))
         yield* write.reached
         assert.strictEqual((yield* Effect.flip(log.sync))._tag, "IoError")
         yield* write.release
         const exit = yield* Fiber.join(batch)
         assert.isTrue(Exit.isFailure(exit), "the batch says that it is written, though the writer had stopped")
-        assert.strictEqual(disk.count("append"), 1, "writes after the failed sync")
+        assert.strictEqual(disk.count("append"), 1)
+        assert.strictEqual(disk.count("appendNow"), 1, "writes after the failed sync")
       })))
     }))
 
@@ -776,7 +777,7 @@ describe("a failing disk under the key/value store", () => {
       const input = Stream.fromIterable(many(26, 100_000).map((value, at) => Buffer.from(line(`${at}`, value))))
       yield* over(disk)(Effect.scoped(Effect.gen(function*() {
         const kv = yield* Kv.make({ directory })
-        disk.failNext("append", "ENOSPC", { skip: 1, landed: "half" })
+        disk.failNext("appendNow", "ENOSPC", { skip: 5, landed: "half" })
         const error = yield* Effect.flip(Export.fromLines(kv, input))
         assert.deepInclude(error, { _tag: "IoError", code: "ENOSPC", operation: "write" })
       })))

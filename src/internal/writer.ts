@@ -61,9 +61,6 @@ const blocked_bytes_max = 2_097_152
 // So much may have become durable since the note was written; more would take the next writer too long.
 const noted_bytes_max = 1_048_576
 
-// Batches are gathered up to this size before they are handed over in one write.
-const batch_bytes_max = 1_048_576
-
 export class Writer {
   readonly #start: Start
   readonly #gate = Semaphore.makeUnsafe(1)
@@ -71,7 +68,6 @@ export class Writer {
   readonly #closedSegments: Map<number, number>
   readonly #buffer = new Uint8Array(Disk.blocking_bytes_max)
   readonly #view = new DataView(this.#buffer.buffer)
-  #batch: Uint8Array | undefined
   #busy = false
   #blockedBytes = 0
   #refusal: WriterPoisoned | IoError | undefined
@@ -187,12 +183,9 @@ export class Writer {
       if (this.#busy || !mayBlock || !this.#fits(total)) {
         return this.#exclusively(Effect.andThen(this.#letOthersRun, this.#appendAllHeld(entries)))
       }
-      this.#blockedBytes += total
-      const length = this.#encode(entries, 0, entries.length, this.#buffer, this.#view)
-      const failed = Disk.appendFullyNow(this.#file, this.#buffer, 0, length)
-      return failed === undefined
-        ? Effect.succeed(entries.map((entry) => this.#written(entry, lengthOf(entry))))
-        : Effect.fail(this.#poison(failed))
+      const refs: Array<RecordRef> = []
+      const failed = this.#writeBatch(entries, 0, entries.length, refs)
+      return failed === undefined ? Effect.succeed(refs) : Effect.fail(failed)
     })
 
   readonly #appendAllHeld = Effect.fnUntraced(function*(
@@ -207,41 +200,50 @@ export class Writer {
       // A sync may have failed while the batch before this one was written.
       if (this.#refusal !== undefined) return yield* this.#refusal
       const to = this.#batchEnd(entries, from)
-      if (to === from + 1) {
-        refs.push(yield* this.#appendHeld(entries[from] as Entry))
+      if (to === from) {
+        refs.push(yield* this.#appendHeld(entries[from++] as Entry))
       } else {
-        const batch = this.#batch ??= new Uint8Array(batch_bytes_max)
-        const length = this.#encode(entries, from, to, batch, new DataView(batch.buffer))
-        yield* this.#guard(Disk.appendFully(this.#file, batch, 0, length))
-        for (let index = from; index < to; index++) {
-          const entry = entries[index] as Entry
-          refs.push(this.#written(entry, lengthOf(entry)))
-        }
+        const failed = this.#writeBatch(entries, from, to, refs)
+        if (failed !== undefined) return yield* failed
+        from = to
       }
-      from = to
+      yield* this.#letOthersRun
     }
     return refs
   })
 
-  /** How many of the entries go into one write: at least one, no more than the buffer and the segment take. */
+  /** Up to which of the entries fit into one blocking write, and into the segment. */
   #batchEnd(entries: ReadonlyArray<Entry>, from: number): number {
     let length = 0
     let to = from
     for (; to < entries.length; to++) {
-      const next = length + lengthOf(entries[to] as Entry)
-      if (next > batch_bytes_max || !this.#fits(next)) break
-      length = next
+      length += lengthOf(entries[to] as Entry)
+      if (length > Disk.blocking_bytes_max || !this.#fits(length)) break
     }
-    return Math.max(to, from + 1)
+    return to
   }
 
-  #encode(entries: ReadonlyArray<Entry>, from: number, to: number, target: Uint8Array, view: DataView): number {
-    let at = 0
+  /** Writes entries that fit into one blocking write in this very step. */
+  #writeBatch(
+    entries: ReadonlyArray<Entry>,
+    from: number,
+    to: number,
+    refs: Array<RecordRef>
+  ): IoError | undefined {
+    let length = 0
     for (let index = from; index < to; index++) {
       const { key, payload, type } = entries[index] as Entry
-      at = Frame.encodeWithView(target, view, at, type, this.#txid + 1 + index - from, key, payload)
+      const txid = this.#txid + 1 + index - from
+      length = Frame.encodeWithView(this.#buffer, this.#view, length, type, txid, key, payload)
     }
-    return at
+    this.#blockedBytes += length
+    const failed = Disk.appendFullyNow(this.#file, this.#buffer, 0, length)
+    if (failed !== undefined) return this.#poison(failed)
+    for (let index = from; index < to; index++) {
+      const entry = entries[index] as Entry
+      refs.push(this.#written(entry, lengthOf(entry)))
+    }
+    return undefined
   }
 
   #writeSmall(entry: Entry, length: number): Exit.Exit<RecordRef, WriteError> {
