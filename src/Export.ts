@@ -13,30 +13,15 @@
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Result from "effect/Result"
-import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
 import * as NodePath from "node:path"
 import * as Disk from "./Disk.ts"
-import { type CorruptSegment, InvalidLine, type IoError, TargetRefused } from "./Errors.ts"
-import * as Frame from "./Frame.ts"
-import { lines, type NumberedLine } from "./internal/lines.ts"
+import { type CorruptSegment, type InvalidLine, type IoError, TargetRefused } from "./Errors.ts"
+import { Lines } from "./internal/lines.ts"
+import { Line as RecordLine, line_bytes_max, type Pair, parse, toLine } from "./internal/recordLine.ts"
 import { temporaryName } from "./internal/temporaryName.ts"
 import type * as Kv from "./Kv.ts"
 import type * as Log from "./Log.ts"
-
-const base64 = (bytes: Uint8Array): string =>
-  Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("base64")
-
-const fromBase64 = (text: string): Uint8Array => Buffer.from(text, "base64")
-
-// Strict, as the Rust program's decoder is: padding, and no bits left over.
-const Base64 = Schema.String.check(
-  Schema.makeFilter((text: string) => base64(fromBase64(text)) === text, { expected: "canonical standard Base64" })
-)
-
-const line_start = `{"key_b64":"`
-const line_middle = `","value_b64":"`
-const line_end = `"}`
 
 /**
  * A line: a key and its value in standard Base64 with padding.
@@ -44,7 +29,7 @@ const line_end = `"}`
  * @category schemas
  * @since 0.1.0
  */
-export const Line = Schema.fromJsonString(Schema.Struct({ key_b64: Base64, value_b64: Base64 }))
+export const Line = RecordLine
 
 /**
  * What an export wrote: lines, and bytes of the file.
@@ -77,7 +62,7 @@ export interface Imported {
 export const toLines = (kv: Kv.KvRead): Stream.Stream<string, IoError | CorruptSegment> =>
   Stream.map(
     kv.entries({ ordered: true }),
-    ({ key, value }) => `${line_start}${base64(key)}${line_middle}${base64(value)}${line_end}\n`
+    ({ key, value }) => toLine(key, value)
   )
 
 /**
@@ -165,76 +150,8 @@ const writeLines = Effect.fnUntraced(function*(
   return { records_written: records, bytes_written: bytes }
 })
 
-// What is gathered before it is written: one write, and one record at least.
-const batch_bytes_max = 1_048_576
-
-/** The longest line that can hold a record: both in Base64, and room for the rest. */
-const line_bytes_max = 4 * Math.ceil(Frame.key_bytes_max / 3) + 4 * Math.ceil(Frame.payload_bytes_max / 3) + 1_024
-
-const decodeLine = Schema.decodeUnknownResult(Line)
-
-// What is wrong with a line may quote it, and a line may have megabytes.
-const detail_characters_max = 200
-
-/** The record of a line as an export writes it, or `undefined`: then the schema says more, in ten times as long. */
-const exportedRecord = (text: Buffer): readonly [Uint8Array, Uint8Array] | undefined => {
-  const line = text.toString("latin1")
-  const keyEnd = line.indexOf("\"", line_start.length)
-  const valueStart = keyEnd + line_middle.length
-  const valueEnd = line.length - line_end.length
-  const isExported = line.startsWith(line_start) && line.startsWith(line_middle, keyEnd) && line.endsWith(line_end) &&
-    valueStart <= valueEnd
-  if (!isExported) return undefined
-  const key_b64 = line.slice(line_start.length, keyEnd)
-  const value_b64 = line.slice(valueStart, valueEnd)
-  const key = fromBase64(key_b64)
-  const value = fromBase64(value_b64)
-  return base64(key) === key_b64 && base64(value) === value_b64 ? [key, value] : undefined
-}
-
-// `JSON.parse` takes some fifty bytes of memory for two bytes of `[]`: a long line of them would take gigabytes.
-const json_values_max = 1_000
-
-const quote = 0x22
-const backslash = 0x5C
-const comma = 0x2C
-const openBracket = 0x5B
-const openBrace = 0x7B
-
-/** Whether a line holds more JSON values than one with two strings, and some others to ignore, can need. */
-const hasTooManyValues = (text: Buffer): boolean => {
-  let values = 0
-  let isString = false
-  for (let at = 0; at < text.length; at++) {
-    const byte = text[at]
-    if (byte === quote) isString = !isString
-    else if (isString) at += byte === backslash ? 1 : 0
-    else if ((byte === comma || byte === openBracket || byte === openBrace) && ++values > json_values_max) return true
-  }
-  return false
-}
-
-const parse = ({ line, text }: NumberedLine): Result.Result<readonly [Uint8Array, Uint8Array], InvalidLine> => {
-  const refuse = (detail: string) => Result.fail(new InvalidLine({ line, detail }))
-  if (text === undefined) return refuse("it is longer than any record")
-  let record = exportedRecord(text)
-  if (record === undefined) {
-    if (hasTooManyValues(text)) return refuse(`it holds more than ${json_values_max} JSON values`)
-    const decoded = decodeLine(text.toString("utf8"))
-    if (Result.isFailure(decoded)) {
-      return refuse(decoded.failure.message.replaceAll(/\s+/g, " ").slice(0, detail_characters_max))
-    }
-    record = [fromBase64(decoded.success.key_b64), fromBase64(decoded.success.value_b64)]
-  }
-  const [key, value] = record
-  if (key.length > Frame.key_bytes_max) {
-    return refuse(`the key has ${key.length} bytes, the limit is ${Frame.key_bytes_max}`)
-  }
-  if (value.length > Frame.payload_bytes_max) {
-    return refuse(`the value has ${value.length} bytes, the limit is ${Frame.payload_bytes_max}`)
-  }
-  return Result.succeed(record)
-}
+// What is gathered before it is written: some two milliseconds' work, and one record at least.
+const batch_bytes_max = Disk.blocking_bytes_max
 
 /**
  * Reads lines and puts them, in order; resolves once all are synced. Blank lines are skipped.
@@ -242,7 +159,8 @@ const parse = ({ line, text }: NumberedLine): Result.Result<readonly [Uint8Array
  * **Details**
  *
  * A line that is not a record's ends it with `InvalidLine`, and a failing input with that failure: in both cases
- * everything before is stored and synced. `onProgress` is told how many records are stored.
+ * everything before is stored and synced. Other fields beside the two are ignored, up to a thousand values in all.
+ * `onProgress` is told how many records are stored.
  *
  * @category importing
  * @since 0.1.0
@@ -254,13 +172,15 @@ export const fromLines = Effect.fnUntraced(function*<E, R>(
 ): Effect.fn.Return<Imported, E | InvalidLine | Log.WriteError, R> {
   let records = 0
   let bytes = 0
-  let batch: Array<readonly [Uint8Array, Uint8Array]> = []
-  let batchBytes = 0
   let stopped = false
+  let batch: Array<Pair> = []
+  // Most keys and values are decoded into one buffer, which is used again for the next batch.
+  const buffer = Buffer.allocUnsafeSlow(batch_bytes_max)
+  let used = 0
   const flush = Effect.suspend(() => {
     const entries = batch
     batch = []
-    batchBytes = 0
+    used = 0
     return Effect.mapBoth(kv.putMany(entries), {
       onFailure: (error) => {
         stopped = true
@@ -273,20 +193,26 @@ export const fromLines = Effect.fnUntraced(function*<E, R>(
       }
     })
   })
-  const add = Effect.fnUntraced(function*(
-    numbered: ReadonlyArray<NumberedLine>
-  ): Effect.fn.Return<void, InvalidLine | Log.WriteError> {
-    for (const line of numbered) {
-      const parsed = parse(line)
+  const lines = new Lines(line_bytes_max)
+  const add = Effect.gen(function*() {
+    while (lines.next()) {
+      const length = lines.end - lines.start
+      if (used + length > batch_bytes_max && used > 0) {
+        yield* flush
+        yield* Effect.yieldNow
+      }
+      const fits = length <= batch_bytes_max
+      const parsed = fits ? parse(lines, buffer, used) : parse(lines, Buffer.allocUnsafeSlow(length), 0)
       if (Result.isFailure(parsed)) return yield* parsed.failure
-      const [key, value] = parsed.success
       batch.push(parsed.success)
-      batchBytes += Frame.encodedLength(key.length, value.length)
-      if (batchBytes >= batch_bytes_max) yield* flush
+      used += length
     }
   })
-  const read = Stream.runForEachArray(lines(input, line_bytes_max), add)
-  const outcome = yield* Effect.result(read)
+  const read = Stream.runForEach(input, (chunk) => {
+    lines.feed(chunk)
+    return add
+  })
+  const outcome = yield* Effect.result(Effect.andThen(read, Effect.andThen(Effect.sync(() => lines.finish()), add)))
   // Only what has not been handed over yet: a failed write has emptied the batch.
   if (!stopped) {
     yield* flush

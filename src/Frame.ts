@@ -187,7 +187,7 @@ export const encodeWithView = (
   view.setUint32(at + fieldOffset.txid + 4, Math.floor(txid / 0x1_0000_0000), true)
   view.setUint32(at + fieldOffset.keyLength, key.length, true)
   view.setUint32(at + fieldOffset.payloadLength, payload.length, true)
-  target.set(key, at + header_bytes)
+  if (key.length > 0) target.set(key, at + header_bytes)
   target.set(payload, at + header_bytes + key.length)
   const end = at + header_bytes + key.length + payload.length
   view.setUint32(end, crc.crc32c(target, at, end, 0), true)

@@ -777,7 +777,7 @@ describe("a failing disk under the key/value store", () => {
       const input = Stream.fromIterable(many(26, 100_000).map((value, at) => Buffer.from(line(`${at}`, value))))
       yield* over(disk)(Effect.scoped(Effect.gen(function*() {
         const kv = yield* Kv.make({ directory })
-        disk.failNext("appendNow", "ENOSPC", { skip: 5, landed: "half" })
+        disk.failNext("appendNow", "ENOSPC", { skip: 12, landed: "half" })
         const error = yield* Effect.flip(Export.fromLines(kv, input))
         assert.deepInclude(error, { _tag: "IoError", code: "ENOSPC", operation: "write" })
       })))

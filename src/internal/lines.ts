@@ -2,79 +2,85 @@
  * Bytes to lines, numbered from 1. A line may span any number of chunks; blank ones are counted and skipped; the last
  * one need not end in a line feed.
  */
-import * as Stream from "effect/Stream"
-
-/** `text` is `undefined` for a line longer than the limit, which is also the last one given. */
-export interface NumberedLine {
-  readonly line: number
-  readonly text: Buffer | undefined
-}
-
 const lineFeed = 0x0A
 
-export const lines = <E, R>(
-  input: Stream.Stream<Uint8Array, E, R>,
-  limit_bytes: number
-): Stream.Stream<NumberedLine, E, R> =>
-  Stream.suspend(() => {
-    const splitter = new Splitter(limit_bytes)
-    return Stream.concat(
-      Stream.flatMap(input, (chunk) => Stream.fromArray(splitter.push(chunk))),
-      Stream.suspend(() => Stream.fromArray(splitter.end()))
-    )
-  })
+const nothing = Buffer.alloc(0)
+const lastLineFeed = Buffer.of(lineFeed)
 
-class Splitter {
-  readonly #limit: number
-  #line = 0
+/**
+ * After each `feed`, and after `finish`, call `next` until it is false: the line at hand is `bytes[start, end)`, without
+ * a copy where it lies in one chunk.
+ */
+export class Lines {
+  number = 0
+  /** It is longer than the limit, and the last one given; its end may not have been seen. */
+  isTooLong = false
+  bytes: Buffer = nothing
+  start = 0
+  end = 0
+  readonly #limit_bytes: number
+  #chunk: Buffer = nothing
+  #at = 0
+  /** The start of a line that goes on in the next chunk. */
   #pieces: Array<Buffer> = []
   #held = 0
 
-  constructor(limit: number) {
-    this.#limit = limit
+  constructor(limit_bytes: number) {
+    this.#limit_bytes = limit_bytes
   }
 
-  push(chunk: Uint8Array): Array<NumberedLine> {
-    const bytes = Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength)
-    const found: Array<NumberedLine> = []
-    let start = 0
-    for (let end = bytes.indexOf(lineFeed); end >= 0; end = bytes.indexOf(lineFeed, start)) {
-      this.#hold(bytes.subarray(start, end))
-      this.#take(found)
-      start = end + 1
+  feed(chunk: Uint8Array): void {
+    this.#chunk = Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength)
+    this.#at = 0
+  }
+
+  finish(): void {
+    this.feed(this.#held === 0 ? nothing : lastLineFeed)
+  }
+
+  next(): boolean {
+    if (this.isTooLong) return false
+    const chunk = this.#chunk
+    for (;;) {
+      const from = this.#at
+      const to = chunk.indexOf(lineFeed, from)
+      const length = this.#held + (to < 0 ? chunk.length : to) - from
+      // Refused before its end is seen: a line without end must not fill the memory.
+      if (length > this.#limit_bytes) {
+        this.number++
+        this.#pieces = []
+        return this.isTooLong = true
+      }
+      if (to < 0) {
+        if (from < chunk.length) this.#pieces.push(chunk.subarray(from))
+        this.#held = length
+        this.#chunk = nothing
+        this.#at = 0
+        return false
+      }
+      this.number++
+      this.#at = to + 1
+      if (this.#held === 0) this.#point(chunk, from, to)
+      else {
+        this.#point(Buffer.concat([...this.#pieces, chunk.subarray(from, to)], length), 0, length)
+        this.#pieces = []
+        this.#held = 0
+      }
+      if (!this.#isBlank()) return true
     }
-    this.#hold(bytes.subarray(start))
-    // Refused before its end is seen: a line without end must not fill the memory.
-    if (this.#held > this.#limit) found.push({ line: this.#line + 1, text: undefined })
-    return found
   }
 
-  end(): Array<NumberedLine> {
-    const found: Array<NumberedLine> = []
-    this.#take(found)
-    return found
+  #point(bytes: Buffer, start: number, end: number): void {
+    this.bytes = bytes
+    this.start = start
+    this.end = end
   }
 
-  #hold(piece: Buffer): void {
-    if (piece.length === 0) return
-    this.#pieces.push(piece)
-    this.#held += piece.length
+  #isBlank(): boolean {
+    for (let at = this.start; at < this.end; at++) {
+      const byte = this.bytes[at]
+      if (byte !== 0x20 && byte !== 0x09 && byte !== 0x0D) return false
+    }
+    return true
   }
-
-  #take(found: Array<NumberedLine>): void {
-    this.#line++
-    const text = this.#pieces.length === 1 ? this.#pieces[0] as Buffer : Buffer.concat(this.#pieces)
-    const tooLong = this.#held > this.#limit
-    this.#pieces = []
-    this.#held = 0
-    if (tooLong) found.push({ line: this.#line, text: undefined })
-    else if (!isBlank(text)) found.push({ line: this.#line, text })
-  }
-}
-
-const isBlank = (text: Buffer): boolean => {
-  for (const byte of text) {
-    if (byte !== 0x20 && byte !== 0x09 && byte !== 0x0D) return false
-  }
-  return true
 }

@@ -64,7 +64,7 @@ const noted_bytes_max = 1_048_576
 export class Writer {
   readonly #start: Start
   readonly #gate = Semaphore.makeUnsafe(1)
-  readonly #observers = new Set<Observer>()
+  #observers: ReadonlyArray<Observer> = []
   readonly #closedSegments: Map<number, number>
   readonly #buffer = new Uint8Array(Disk.blocking_bytes_max)
   readonly #view = new DataView(this.#buffer.buffer)
@@ -123,11 +123,12 @@ export class Writer {
   }
 
   observe(observer: Observer): void {
-    this.#observers.add(observer)
+    this.#observers = [...this.#observers, observer]
   }
 
   unobserve(observer: Observer): void {
-    this.#observers.delete(observer)
+    const at = this.#observers.indexOf(observer)
+    this.#observers = this.#observers.filter((_, index) => index !== at)
   }
 
   /** Appends in this very step, or says why not, or that it has to wait: `undefined`. */
