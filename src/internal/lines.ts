@@ -8,8 +8,8 @@ const nothing = Buffer.alloc(0)
 const lastLineFeed = Buffer.of(lineFeed)
 
 /**
- * After each `feed`, and after `finish`, call `next` until it is false: the line at hand is `bytes[start, end)`, without
- * a copy where it lies in one chunk.
+ * After each `feed`, and after `finish`, call `next` until it is false: the line at hand is `bytes[start, end)`, not
+ * copied where it lies in one chunk.
  */
 export class Lines {
   number = 0
