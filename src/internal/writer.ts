@@ -141,8 +141,9 @@ export class Writer {
     return this.#busy || !mayBlock || !this.#hasRoom(length) ? undefined : this.#writeSmall(entry, length)
   }
 
+  /** For a suspended effect to call: appends in that very step where it can. */
   readonly append = (entry: Entry): Effect.Effect<RecordRef, WriteError> =>
-    Effect.suspend(() => this.appendNow(entry) ?? this.#appendGated(entry))
+    this.appendNow(entry) ?? this.#appendGated(entry)
 
   readonly #appendGated = (entry: Entry): Effect.Effect<RecordRef, WriteError> =>
     this.#exclusively(Effect.andThen(this.#letOthersRun, Effect.suspend(() => this.#appendHeld(entry))))

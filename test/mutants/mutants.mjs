@@ -455,6 +455,24 @@ const targets = [
     caughtBy: "what is before a bad line is synced"
   },
   {
+    name: "import-guesses-at-base64",
+    claim: "An import takes no line whose Base64 is not canonical.",
+    file: "src/internal/recordLine.ts",
+    find: "target.write(text, at, \"base64\") === count",
+    replace: "target.write(text, at, \"base64\") >= 0",
+    test: "test/recordLine.test.ts",
+    caughtBy: "is nothing else: no other character, no other end, no other length"
+  },
+  {
+    name: "import-parses-any-line",
+    claim: "A hostile line of an import takes bounded memory.",
+    file: "src/internal/recordLine.ts",
+    find: "if (hasTooManyValues(line)) return",
+    replace: "if (line.number < 0) return",
+    test: "test/Export.test.ts",
+    caughtBy: "megabytes of objects| is refused with its line, and what was before it is stored"
+  },
+  {
     name: "compaction-left-to-closing",
     claim: "A compaction that could not be synced fails.",
     file: "src/internal/compaction.ts",
