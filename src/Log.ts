@@ -360,6 +360,10 @@ const toEntry = (record: RecordInput): Entry =>
 
 const empty = new Uint8Array(0)
 
+// An array's own `map` takes half as long as iterating over it.
+const entriesOf = (records: Iterable<RecordInput>): Array<Entry> =>
+  Array.isArray(records) ? records.map(toEntry) : Array.from(records, toEntry)
+
 const makeService = (parts: {
   readonly disk: Disk.DiskService
   readonly directory: string
@@ -374,7 +378,7 @@ const makeService = (parts: {
     settles ? Effect.flatMap(write, (value) => Effect.as(writer.sync, value)) : write
   const write = (record: RecordInput) => Effect.suspend(() => writer.append(toEntry(record)))
   const writeAll = (records: Iterable<RecordInput>) =>
-    Effect.suspend(() => writer.appendAll(Array.from(records, toEntry)))
+    Effect.suspend(() => writer.appendAll(entriesOf(records)))
   const appendAll = (records: Iterable<RecordInput>) => settled(writeAll(records))
   // What is there now: whole frames, all of them, so whatever is not a frame is damage.
   const bounds = () => ({ segments: writer.segments.map(({ id }) => id), to: writer.end, chunkSize })
