@@ -40,8 +40,9 @@ import type {
   WriterPoisoned
 } from "./Errors.ts"
 import type * as Frame from "./Frame.ts"
-import { type Bytes, toBytes } from "./internal/bytes.ts"
+import type { Bytes } from "./internal/bytes.ts"
 import { closeOnFailure } from "./internal/closeOnFailure.ts"
+import { entriesOf, toEntry } from "./internal/entries.ts"
 import { optionsError } from "./internal/logOptions.ts"
 import { framesFrom, type From, invalidPosition, readRef } from "./internal/reading.ts"
 import { type Covered, type Policy, recover } from "./internal/repair.ts"
@@ -349,21 +350,6 @@ const syncEvery = (writer: Writer, interval: Duration.Duration): Effect.Effect<v
     Effect.catch((error) => Effect.logWarning("the log is no longer synced in the background", error))
   )
 
-const toEntry = (record: RecordInput): Entry =>
-  record.type === "Delete"
-    ? { type: "Delete", key: toBytes(record.key), payload: empty }
-    : {
-      type: record.type,
-      key: record.key === undefined ? empty : toBytes(record.key),
-      payload: toBytes(record.payload)
-    }
-
-const empty = new Uint8Array(0)
-
-// An array's own `map` takes half as long as iterating over it.
-const entriesOf = (records: Iterable<RecordInput>): Array<Entry> =>
-  Array.isArray(records) ? records.map(toEntry) : Array.from(records, toEntry)
-
 const makeService = (parts: {
   readonly disk: Disk.DiskService
   readonly directory: string
@@ -377,8 +363,7 @@ const makeService = (parts: {
   const settled = <A>(write: Effect.Effect<A, WriteError>): Effect.Effect<A, WriteError> =>
     settles ? Effect.flatMap(write, (value) => Effect.as(writer.sync, value)) : write
   const write = (record: RecordInput) => Effect.suspend(() => writer.append(toEntry(record)))
-  const writeAll = (records: Iterable<RecordInput>) =>
-    Effect.suspend(() => writer.appendAll(entriesOf(records)))
+  const writeAll = (records: Iterable<RecordInput>) => Effect.suspend(() => writer.appendAll(entriesOf(records)))
   const appendAll = (records: Iterable<RecordInput>) => settled(writeAll(records))
   // What is there now: whole frames, all of them, so whatever is not a frame is damage.
   const bounds = () => ({ segments: writer.segments.map(({ id }) => id), to: writer.end, chunkSize })

@@ -80,7 +80,7 @@ export const decodeCanonical = (text: string, target: Buffer, at: number): numbe
 /** A key and its value. */
 export type Pair = readonly [key: Uint8Array, value: Uint8Array]
 
-/** The record of a line as an export writes it, decoded into `target` from `at` on; `undefined` for every other line. */
+/** The record of a line as an export writes it, decoded into `target` from `at` on; `undefined` for all others. */
 const exportedPair = ({ bytes, end, start }: Lines, target: Buffer, at: number): Pair | undefined => {
   const text = bytes.toString("latin1", start, end)
   const keyEnd = text.indexOf("\"", line_start.length)
