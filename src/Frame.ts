@@ -292,6 +292,13 @@ export const damaged = (
   }
 }
 
+/** The length of the key, and of the whole frame, that the sound header at `at` tells. @internal */
+export const keyLengthAt = (view: DataView, at: number): number => view.getUint32(at + fieldOffset.keyLength, true)
+
+/** @internal */
+export const lengthAt = (view: DataView, at: number): number =>
+  overhead_bytes + keyLengthAt(view, at) + view.getUint32(at + fieldOffset.payloadLength, true)
+
 /** The txid in the header at `at`, exact up to `txid_max`. @internal */
 export const txidAt = (view: DataView, at: number): number =>
   view.getUint32(at + fieldOffset.txid + 4, true) * 0x1_0000_0000 + view.getUint32(at + fieldOffset.txid, true)

@@ -176,7 +176,7 @@ export type CompactError = IoError | CorruptSegment | LockUnavailable | TargetRe
  * @category options
  * @since 0.1.0
  */
-export interface Options extends Omit<Log.Options, "replay" | "resume"> {
+export interface Options extends Omit<Log.Options, "replay" | "fold" | "resume"> {
   /**
    * The index is saved in the directory as `keydir.checkpoint`, so that the next opening reads that file, checks the
    * active segment, and replays only what came after. Records in closed segments are checked when they are read. `auto`
@@ -347,7 +347,7 @@ const open = Effect.fnUntraced(function*(
   let covered = { records: 0, bytes: 0 }
   const log = yield* Log.make({
     ...logOptions,
-    replay: (records) => projection.applyAll(records),
+    fold: (frames) => projection.fold(frames),
     resume: policy === "never" ? undefined : {
       from: Effect.map(loadCheckpoint(disk, options.directory), (checkpoint) => {
         if (checkpoint !== undefined) projection = projectionOf(checkpoint)

@@ -43,6 +43,7 @@ import type * as Frame from "./Frame.ts"
 import type { Bytes } from "./internal/bytes.ts"
 import { closeOnFailure } from "./internal/closeOnFailure.ts"
 import { entriesOf, toEntry } from "./internal/entries.ts"
+import { type Frames, recordsOf } from "./internal/frames.ts"
 import { optionsError } from "./internal/logOptions.ts"
 import { framesFrom, type From, invalidPosition, readRef } from "./internal/reading.ts"
 import { type Covered, type Policy, recover } from "./internal/repair.ts"
@@ -145,6 +146,8 @@ export interface Options {
    * It must not throw, and must copy what it keeps of a key or payload.
    */
   readonly replay?: ((records: ReadonlyArray<Frame.LogRecord>) => void) | undefined
+  /** `replay` for an index that reads the bytes themselves: no object is made for a record. @internal */
+  readonly fold?: ((frames: Frames) => void) | undefined
   /** Where `replay` starts, for an index that was saved; at the first record by default. Policy `repair` only. */
   readonly resume?: Resume | undefined
 }
@@ -316,7 +319,7 @@ const open = Effect.fnUntraced(function*(
     lock,
     policy,
     chunkSize,
-    replay: options.replay,
+    fold: foldOf(options),
     // The other policies are there for damage: whoever asks for them wants everything looked at.
     resume: policy === "repair" ? options.resume : undefined
   })
@@ -342,6 +345,9 @@ const open = Effect.fnUntraced(function*(
   }
   return makeService({ disk, directory, chunkSize, report, files, writer, settles: durability === "always" })
 })
+
+const foldOf = ({ fold, replay }: Options): Options["fold"] =>
+  replay === undefined ? fold : (frames) => replay(recordsOf(frames))
 
 const syncEvery = (writer: Writer, interval: Duration.Duration): Effect.Effect<void> =>
   Effect.sleep(interval).pipe(

@@ -16,6 +16,7 @@ import * as Disk from "./Disk.ts"
 import { type CorruptSegment, type CorruptTail, InvalidOptions, type InvalidPosition, type IoError } from "./Errors.ts"
 import type * as Frame from "./Frame.ts"
 import type { Damage } from "./internal/damage.ts"
+import { recordsOf } from "./internal/frames.ts"
 import { type Bounds, framesFrom, type From, readRef } from "./internal/reading.ts"
 import { count } from "./internal/repair.ts"
 import { type KeyedPlace, type Place, SegmentFiles } from "./internal/segmentFiles.ts"
@@ -163,10 +164,10 @@ const inspect = Effect.fnUntraced(function*(
   each: ((records: ReadonlyArray<Frame.LogRecord>) => Effect.Effect<void>) | undefined
 ): Effect.fn.Return<Recovery.RecoveryReport, IoError | CorruptTail | CorruptSegment> {
   const counted = { records: 0, txid: 0 }
-  const torn = yield* Recovery.frames(directory, bounds).pipe(
-    Stream.runForEachArray((records) => {
-      count(counted, records)
-      return each === undefined ? Effect.void : each(records)
+  const torn = yield* Recovery.chunks(directory, { ...bounds, kept: each !== undefined }).pipe(
+    Stream.runForEach((frames) => {
+      count(counted, frames)
+      return each === undefined ? Effect.void : each(recordsOf(frames))
     }),
     Effect.as(undefined),
     Effect.catchTag(

@@ -31,6 +31,7 @@ import { CorruptSegment, CorruptTail, DamageReason, type IoError } from "./Error
 import * as Frame from "./Frame.ts"
 import { sharedBytes } from "./internal/bytes.ts"
 import { classify, type Damage, type Damaged } from "./internal/damage.ts"
+import { type Frames, recordsOf, verified } from "./internal/frames.ts"
 
 /** Bytes that a reader asks the disk for at once. @category constants @since 0.1.0 */
 export const chunk_bytes_default = 1_048_576
@@ -133,22 +134,65 @@ export interface FramesOptions {
  * The records of the segments, failing with the `Damage` that ends them, if any. @internal
  */
 export const frames = (directory: string, options: FramesOptions): Stream.Stream<Frame.LogRecord, IoError | Damage> =>
+  read(directory, options, ownMemory, recordsOf)
+
+/**
+ * The same a chunk at a time, without an object for each record. Where it is not `kept`, the memory of one is used again
+ * when the next is asked for. @internal
+ */
+export const chunks = (
+  directory: string,
+  options: FramesOptions & { readonly kept?: boolean | undefined }
+): Stream.Stream<Frames, IoError | Damage> =>
+  read(directory, options, options.kept === true ? ownMemory : twoInTurn, Arr.of)
+
+/** Gives memory for so many bytes to read into. */
+type Memory = (length: number) => Uint8Array<ArrayBuffer>
+
+const ownMemory = (): Memory => sharedBytes
+
+/** One to read into while the other is looked at. What is longer than a chunk has memory of its own. */
+const twoInTurn = (chunkSize: number): Memory => {
+  const two: Array<Uint8Array<ArrayBuffer>> = []
+  let turn = 0
+  return (length) => {
+    if (length > chunkSize) return sharedBytes(length)
+    turn = 1 - turn
+    const bytes = two[turn] ?? sharedBytes(chunkSize)
+    two[turn] = bytes
+    return bytes.subarray(0, length)
+  }
+}
+
+const read = <A>(
+  directory: string,
+  options: FramesOptions,
+  memory: (chunkSize: number) => Memory,
+  each: (frames: Frames) => Arr.NonEmptyReadonlyArray<A>
+): Stream.Stream<A, IoError | Damage> =>
   Stream.suspend(() => {
-    const { from, to } = options
+    const { chunkSize = chunk_bytes_default, from, to } = options
     const ids = options.segments.filter((id) => id >= (from?.segment ?? 0) && id <= (to?.segment ?? segment_max))
     const active = options.segments.at(-1)
     const progress: Progress = {
       txid: from === undefined ? 0 : undefined,
       before: from === undefined ? Effect.succeed(0) : lastTxidBefore(directory, options.segments, from)
     }
+    const shared = memory(chunkSize)
     return Stream.flatMap(Stream.fromIterable(ids), (id) =>
-      segmentFrames(directory, {
-        id,
-        start: from?.segment === id ? from.offset : 0,
-        end: to?.segment === id ? to.offset : undefined,
-        closed: to !== undefined || id !== active,
-        chunkSize: options.chunkSize ?? chunk_bytes_default
-      }, progress))
+      segmentFrames(
+        directory,
+        {
+          id,
+          start: from?.segment === id ? from.offset : 0,
+          end: to?.segment === id ? to.offset : undefined,
+          closed: to !== undefined || id !== active,
+          chunkSize,
+          memory: shared
+        },
+        progress,
+        each
+      ))
   })
 
 /** The txid of the last valid record, which makes a frame behind damage a later one; looked for when it is needed. */
@@ -165,9 +209,9 @@ const lastTxidBefore = Effect.fnUntraced(function*(
   for (const id of segments.filter((id) => id <= place.segment).reverse()) {
     let txid = 0
     const to = id === place.segment ? place : undefined
-    yield* Stream.runForEachArray(frames(directory, { segments: [id], to }), (records) =>
+    yield* Stream.runForEach(chunks(directory, { segments: [id], to }), ({ last }) =>
       Effect.sync(() => {
-        txid = records.at(-1)?.txid ?? txid
+        txid = last
       })).pipe(
         Effect.catchTag("Damage", () => Effect.void)
       )
@@ -182,6 +226,7 @@ interface SegmentScan {
   readonly end: number | undefined
   readonly closed: boolean
   readonly chunkSize: number
+  readonly memory: Memory
 }
 
 interface Chunk {
@@ -192,25 +237,27 @@ interface Chunk {
   readonly short: boolean
 }
 
-const segmentFrames = (
+const segmentFrames = <A>(
   directory: string,
   scan: SegmentScan,
-  progress: Progress
-): Stream.Stream<Frame.LogRecord, IoError | Damage> =>
+  progress: Progress,
+  each: (frames: Frames) => Arr.NonEmptyReadonlyArray<A>
+): Stream.Stream<A, IoError | Damage> =>
   Stream.unwrap(Effect.gen(function*() {
     const disk = yield* Disk.Disk
     const scope = yield* Effect.scope
     const file = yield* Disk.openScoped(disk, segmentPath(directory, scan.id), "read")
     const size = scan.end ?? (yield* file.size)
-    return Stream.fromPull(Effect.succeed(new SegmentReader(file, scan, size, progress, scope).pull))
+    const reader = new SegmentReader(file, scan, size, progress, scope)
+    return Stream.fromPull(Effect.succeed(Effect.map(reader.pull, each)))
   }))
 
 const readChunk = Effect.fnUntraced(function*(
   file: Disk.DiskFile,
   base: number,
-  length: number
+  bytes: Uint8Array<ArrayBuffer>
 ): Effect.fn.Return<Chunk, IoError> {
-  const bytes = sharedBytes(length)
+  const { length } = bytes
   const count = yield* Disk.readFully(file, bytes, 0, length, base)
   return { bytes: bytes.subarray(0, count), view: new DataView(bytes.buffer, 0, count), base, short: count < length }
 })
@@ -247,20 +294,17 @@ class SegmentReader {
     this.#position = scan.start
   }
 
-  readonly pull: Pull.Pull<Arr.NonEmptyReadonlyArray<Frame.LogRecord>, IoError | Damage> = Effect.suspend(() =>
+  readonly pull: Pull.Pull<Frames, IoError | Damage> = Effect.suspend(() =>
     this.#damage !== undefined
       ? Effect.fail(this.#damage)
       : this.#position >= this.#size
       ? Cause.done()
-      : Effect.flatMap(
-        this.#next(),
-        (records) => Arr.isArrayNonEmpty(records) ? Effect.succeed(records) : this.pull
-      )
+      : Effect.flatMap(this.#next(), (frames) => frames === undefined ? this.pull : Effect.succeed(frames))
   )
 
   readonly #next = Effect.fnUntraced(function*(
     this: SegmentReader
-  ): Effect.fn.Return<Array<Frame.LogRecord>, IoError> {
+  ): Effect.fn.Return<Frames | undefined, IoError> {
     let chunk = this.#ahead === undefined
       ? yield* this.#read(this.#scan.chunkSize)
       : yield* Fiber.join(this.#ahead)
@@ -271,58 +315,64 @@ class SegmentReader {
       walked = this.#walk(chunk)
     }
     this.#position += walked.length
-    if (walked.damaged === undefined && this.#position < this.#size) yield* this.#readAhead(walked.records)
-    const damaged = this.#verify(chunk, walked.records) ?? walked.damaged
-    const last = walked.records.at(-1)
-    if (last !== undefined) this.#progress.txid = last.txid
+    if (walked.damaged === undefined && this.#position < this.#size) yield* this.#readAhead(walked.last)
+    const frames = verified(this.#scan.id, chunk.base, chunk.bytes, chunk.view, walked.length)
+    if (frames !== undefined) this.#progress.txid = frames.last
+    const sound = frames?.length ?? 0
+    const damaged: Damaged | undefined = sound === walked.length
+      ? walked.damaged
+      : { reason: "CrcMismatch", offset: chunk.base + sound, length: Frame.lengthAt(chunk.view, sound) }
     if (damaged !== undefined) yield* this.#judge(damaged)
-    return walked.records
+    return frames
   })
 
   #read(length: number): Effect.Effect<Chunk, IoError> {
-    return readChunk(this.#file, this.#position, Math.min(length, this.#size - this.#position))
+    return Effect.suspend(() => {
+      const bytes = this.#scan.memory(Math.min(length, this.#size - this.#position))
+      return readChunk(this.#file, this.#position, bytes)
+    })
   }
 
   /**
-   * The frames whose headers are sound and which are wholly in the chunk, how many bytes they take, and either what
-   * is wrong behind them, or how many bytes the first frame wants when the chunk holds less than one.
+   * How many bytes the frames take whose headers are sound and which are wholly in the chunk, how many the last of them
+   * takes, and either what is wrong behind them, or how many bytes the first frame wants when the chunk holds less than
+   * one.
    */
   #walk(chunk: Chunk): {
-    readonly records: Array<Frame.LogRecord>
     readonly length: number
+    readonly last: number
     readonly wanted: number
     readonly damaged: Damaged | undefined
   } {
     const { base, bytes, view } = chunk
     // Somebody cut the file: it ends here now, unless whole frames are known to have been behind.
     if (chunk.short && this.#scan.end === undefined) this.#size = base + bytes.length
-    const records: Array<Frame.LogRecord> = []
-    const stop = (at: number, wanted: number, damaged?: Damaged) => ({ records, length: at, wanted, damaged })
     let at = 0
+    let last = 0
+    const stop = (wanted: number, damaged?: Damaged) => ({ length: at, last, wanted, damaged })
     while (at < bytes.length) {
       const length = Frame.inspect(view, at, bytes.length)
       if (length < Frame.headerTruncated) {
-        return stop(at, 0, { ...Frame.damaged(view, at, length), offset: base + at, length: 0 })
+        return stop(0, { ...Frame.damaged(view, at, length), offset: base + at, length: 0 })
       }
       if (length === Frame.headerTruncated || at + length > bytes.length) {
         const needed = Math.max(length, Frame.header_bytes)
         if (chunk.short || base + at + needed > this.#size) {
-          return stop(at, 0, { reason: "Truncated", offset: base + at, length: 0 })
+          return stop(0, { reason: "Truncated", offset: base + at, length: 0 })
         }
-        return stop(at, at === 0 ? needed : 0)
+        return stop(at === 0 ? needed : 0)
       }
-      records.push(Frame.recordAt(bytes, view, at, this.#scan.id, base))
       at += length
+      last = length
     }
     return chunk.short && base + at < this.#size
-      ? stop(at, 0, { reason: "Truncated", offset: base + at, length: 0 })
-      : stop(at, 0)
+      ? stop(0, { reason: "Truncated", offset: base + at, length: 0 })
+      : stop(0)
   }
 
   // Records tend to be of a size: whole ones of the last one's are read, so that little is read twice.
-  #readAhead(records: ReadonlyArray<Frame.LogRecord>): Effect.Effect<void> {
+  #readAhead(last_bytes: number): Effect.Effect<void> {
     const { chunkSize } = this.#scan
-    const last_bytes = records.at(-1)?.len ?? 0
     const length = last_bytes * small_fraction < chunkSize ? chunkSize : Math.ceil(chunkSize / last_bytes) * last_bytes
     return Effect.map(
       Effect.forkIn(this.#read(length), this.#scope, { startImmediately: true }),
@@ -330,18 +380,6 @@ class SegmentReader {
         this.#ahead = fiber
       }
     )
-  }
-
-  /** Drops the first record whose checksum does not hold, and all behind it. */
-  #verify(chunk: Chunk, records: Array<Frame.LogRecord>): Damaged | undefined {
-    for (let index = 0; index < records.length; index++) {
-      const record = records[index] as Frame.LogRecord
-      if (!Frame.checksumHolds(chunk.bytes, chunk.view, record.offset - chunk.base, record.len)) {
-        records.length = index
-        return { reason: "CrcMismatch", offset: record.offset, length: record.len }
-      }
-    }
-    return undefined
   }
 
   /**
@@ -362,6 +400,8 @@ class SegmentReader {
         this.#changes++
         this.#size = size
         this.#position = damaged.offset
+        // What it reads into may be wanted again.
+        if (this.#ahead !== undefined) yield* Fiber.await(this.#ahead)
         this.#ahead = undefined
         return
       }

@@ -6,15 +6,9 @@ import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Schema } from "effect"
 import * as Frame from "../src/Frame.ts"
 import { halfSipHash } from "../src/internal/halfSipHash.ts"
-import {
-  type FrozenKeydir,
-  Keydir,
-  type KeydirSnapshot,
-  type KeyRange,
-  type Located,
-  noSlots
-} from "../src/internal/keydir.ts"
+import { type FrozenKeydir, Keydir, type KeydirSnapshot, type KeyRange, type Located } from "../src/internal/keydir.ts"
 import { key_bytes_max, len_max, slab_words } from "../src/internal/keyOrder.ts"
+import { noSlots } from "../src/internal/keyTable.ts"
 
 type Model = Map<string, Omit<Located, "key">>
 

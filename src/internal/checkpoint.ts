@@ -34,8 +34,9 @@ import * as Disk from "../Disk.ts"
 import type { IoError } from "../Errors.ts"
 import { listSegments, segmentPath } from "../Recovery.ts"
 import { crc32c } from "./crc32c.ts"
-import { type FrozenKeydir, noSlots, slabs_max, stripes, table_words_min } from "./keydir.ts"
+import { type FrozenKeydir, slabs_max, stripes } from "./keydir.ts"
 import * as order from "./keyOrder.ts"
+import { noSlots, table_words_min } from "./keyTable.ts"
 import type { Covered } from "./repair.ts"
 
 /** The file's name in the store's directory; it is written under the second one. */

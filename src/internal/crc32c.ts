@@ -63,6 +63,21 @@ export const portable: Checksum = (bytes, start, end, seed) => {
       (tables[768 + (d & 0xFF)] as number) ^ (tables[512 + ((d >>> 8) & 0xFF)] as number) ^
       (tables[256 + ((d >>> 16) & 0xFF)] as number) ^ (tables[d >>> 24] as number)
   }
+  if (at + 8 <= end) {
+    crc ^= view.getInt32(at, true)
+    const d = view.getInt32(at + 4, true)
+    at += 8
+    crc = (tables[1792 + (crc & 0xFF)] as number) ^ (tables[1536 + ((crc >>> 8) & 0xFF)] as number) ^
+      (tables[1280 + ((crc >>> 16) & 0xFF)] as number) ^ (tables[1024 + (crc >>> 24)] as number) ^
+      (tables[768 + (d & 0xFF)] as number) ^ (tables[512 + ((d >>> 8) & 0xFF)] as number) ^
+      (tables[256 + ((d >>> 16) & 0xFF)] as number) ^ (tables[d >>> 24] as number)
+  }
+  if (at + 4 <= end) {
+    crc ^= view.getInt32(at, true)
+    at += 4
+    crc = (tables[768 + (crc & 0xFF)] as number) ^ (tables[512 + ((crc >>> 8) & 0xFF)] as number) ^
+      (tables[256 + ((crc >>> 16) & 0xFF)] as number) ^ (tables[crc >>> 24] as number)
+  }
   for (; at < end; at++) crc = (crc >>> 8) ^ (tables[(crc ^ (bytes[at] as number)) & 0xFF] as number)
   return ~crc >>> 0
 }
@@ -87,13 +102,13 @@ export const bySize = (native: Checksum | undefined): Checksum =>
     : (bytes, start, end, seed) =>
       end - start < nativeFrom_bytes ? portable(bytes, start, end, seed) : native(bytes, start, end, seed)
 
-// The first call loads the native addon, so that importing this module loads nothing.
-let chosen: Checksum = (bytes, start, end, seed) => {
-  chosen = bySize(loadNative(Module.createRequire(import.meta.url)))
-  return chosen(bytes, start, end, seed)
+// The first long input loads the native addon: it takes some milliseconds, and a store of short records needs none.
+let long: Checksum = (bytes, start, end, seed) => {
+  long = loadNative(Module.createRequire(import.meta.url)) ?? portable
+  return long(bytes, start, end, seed)
 }
 
-export const crc32c: Checksum = (bytes, start, end, seed) => chosen(bytes, start, end, seed)
+export const crc32c: Checksum = bySize((bytes, start, end, seed) => long(bytes, start, end, seed))
 
 /** a · b modulo the polynomial, bits reflected: the highest bit is x^0. */
 const multiply = (a: number, b: number): number => {

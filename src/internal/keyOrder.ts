@@ -119,18 +119,18 @@ export const writePlaceAt = (
   words[at + 3] = len | ((keyLen & 0x10000) << key_len_high_shift) | live_bit
 }
 
-/** Writes the key as words. */
-export const packAt = (words: Uint32Array, at: number, key: Uint8Array): void => {
-  const whole = key.length & ~3
+/** Writes the key `bytes[start, end)` as words. */
+export const packAt = (words: Uint32Array, at: number, bytes: Uint8Array, start: number, end: number): void => {
+  const whole = start + ((end - start) & ~3)
   let word = at
-  let i = 0
+  let i = start
   for (; i < whole; i += 4) {
-    words[word++] = ((key[i] as number) << 24) | ((key[i + 1] as number) << 16) | ((key[i + 2] as number) << 8) |
-      (key[i + 3] as number)
+    words[word++] = ((bytes[i] as number) << 24) | ((bytes[i + 1] as number) << 16) | ((bytes[i + 2] as number) << 8) |
+      (bytes[i + 3] as number)
   }
-  if (i === key.length) return
+  if (i === end) return
   let last = 0
-  for (let shift = 24; i < key.length; i++, shift -= 8) last |= (key[i] as number) << shift
+  for (let shift = 24; i < end; i++, shift -= 8) last |= (bytes[i] as number) << shift
   words[word] = last
 }
 
@@ -188,7 +188,7 @@ const boundsOf = (keys: ReadonlyArray<Uint8Array | undefined>): ReadonlyArray<Ui
     const cut = key.subarray(0, key_bytes_max + 1)
     const words = new Uint32Array(header_words + keyWords(cut.length))
     writePlaceAt(words, 0, cut.length, 0, 0, 0)
-    packAt(words, header_words, cut)
+    packAt(words, header_words, cut, 0, cut.length)
     bounds.push(words)
   }
   return bounds

@@ -25,6 +25,8 @@
  */
 import { halfSipHash } from "./halfSipHash.ts"
 import * as order from "./keyOrder.ts"
+import { emptySlot, noSlots, reach, rehashed, table_words_min } from "./keyTable.ts"
+import { holdsPacked, packed } from "./packedKeys.ts"
 
 export type { BatchOptions, KeydirSnapshot, KeyRange, Located } from "./keyOrder.ts"
 
@@ -32,8 +34,6 @@ export type { BatchOptions, KeydirSnapshot, KeyRange, Located } from "./keyOrder
 const stripe_bits = 10
 export const stripes = 2 ** stripe_bits
 const stripe_shift = 32 - stripe_bits
-/** Words of a stripe's first table, two a slot: few, since a thousand keys touch most stripes. */
-export const table_words_min = 32
 
 /** A record longer than this has a slab of its own, so that less than 1/16 of a shared slab is left over at its end. */
 const shared_words_max = order.slab_words / 16
@@ -46,15 +46,10 @@ export const slabs_max = 2 ** (32 - order.slab_bits)
 const segment_max = 2 ** 32 - 1
 const offset_max = 2 ** 48 - 1
 
-/** Every stripe begins as this one empty slot. It is never written: the first key makes the stripe grow. */
-export const noSlots = new Int32Array(2)
 const noWords = new Uint32Array(0)
 
 /** One seed per process, so that keys chosen for one do not collide in the next. */
 const processSeed = crypto.getRandomValues(new Int32Array(2))
-
-/** The key at hand as words: packed once, then hashed, compared and copied. Nothing here waits, so one is enough. */
-const packed = new Uint32Array(order.keyWords(order.key_bytes_max))
 
 /** For tests: a fixed seed, the bits of the hash to keep, so that keys collide, and how many slabs there can be. */
 export interface KeydirOptions {
@@ -139,19 +134,23 @@ export class Keydir {
 
   /** Maps a key to a place. Gives the len of the record it replaces, or 0 if the key is new. */
   set(key: Uint8Array, segment: number, offset: number, len: number): number {
-    if (key.length > order.key_bytes_max || segment > segment_max || offset > offset_max || len > order.len_max) {
-      throw new RangeError(`keydir: no room for key of ${key.length} at ${segment}:${offset}+${len}`)
+    return this.setPacked(this.pack(key, 0, key.length, 0), 0, key.length, segment, offset, len)
+  }
+
+  /** `set` for a key at hand. */
+  setPacked(hash: number, from: number, keyLen: number, segment: number, offset: number, len: number): number {
+    if (keyLen > order.key_bytes_max || segment > segment_max || offset > offset_max || len > order.len_max) {
+      throw new RangeError(`keydir: no room for key of ${keyLen} at ${segment}:${offset}+${len}`)
     }
-    const hash = this.pack(key)
     const stripe = hash >>> stripe_shift
     let table = this.tables[stripe] as Int32Array
-    let slot = this.slotOf(table, hash, key.length)
+    let slot = this.slotOf(table, hash, from, keyLen)
     const there = table[slot] as number
     if (there !== 0) {
       const words = this.writable(there >>> order.slab_bits)
       const at = there & (order.slab_words - 1)
       const replaced = order.lenAt(words, at)
-      order.writePlaceAt(words, at, key.length, segment, offset, len)
+      order.writePlaceAt(words, at, keyLen, segment, offset, len)
       return replaced
     }
     const count = (this.counts[stripe] as number) + 1
@@ -160,7 +159,7 @@ export class Keydir {
       table = this.resize(stripe, Math.max(table_words_min, 2 * table.length))
       slot = emptySlot(table, hash)
     }
-    const entry = this.append(key.length, segment, offset, len)
+    const entry = this.append(from, keyLen, segment, offset, len)
     table = this.writableTable(stripe)
     table[slot] = entry
     table[slot + 1] = hash
@@ -172,10 +171,14 @@ export class Keydir {
 
   /** Removes a key. Gives the len of its record, or 0 if it is absent. */
   delete(key: Uint8Array): number {
-    const hash = this.pack(key)
+    return this.deletePacked(this.pack(key, 0, key.length, 0), 0, key.length)
+  }
+
+  /** `delete` for a key at hand. */
+  deletePacked(hash: number, from: number, keyLen: number): number {
     const stripe = hash >>> stripe_shift
     const table = this.tables[stripe] as Int32Array
-    const slot = this.slotOf(table, hash, key.length)
+    const slot = this.slotOf(table, hash, from, keyLen)
     const entry = table[slot] as number
     if (entry === 0) return 0
     const removed = this.lenOf(entry)
@@ -185,11 +188,31 @@ export class Keydir {
     return removed
   }
 
+  /**
+   * Makes the key `bytes[start, start + keyLen)` one at hand, from word `from` on, and gives its hash. One that is too
+   * long is cut, and found nowhere by its length.
+   */
+  pack(bytes: Uint8Array, start: number, keyLen: number, from: number): number {
+    order.packAt(packed, from, bytes, start, start + keyLen)
+    return this.hash(packed, from, keyLen)
+  }
+
+  /**
+   * Looks where keys with these hashes would be, and does nothing: the processor waits for memory once for many of
+   * them, where it would wait for each in turn.
+   */
+  reach(hashes: Int32Array, count: number): void {
+    for (let i = 0; i < count; i++) {
+      const hash = hashes[i] as number
+      reach(this.tables[hash >>> stripe_shift] as Int32Array, hash)
+    }
+  }
+
   /** The key's entry id, which holds until the next `set` or `delete`; -1 if the key is absent. */
   find(key: Uint8Array): number {
-    const hash = this.pack(key)
+    const hash = this.pack(key, 0, key.length, 0)
     const table = this.tables[hash >>> stripe_shift] as Int32Array
-    const entry = table[this.slotOf(table, hash, key.length)] as number
+    const entry = table[this.slotOf(table, hash, 0, key.length)] as number
     return entry === 0 ? -1 : entry >>> 0
   }
 
@@ -265,25 +288,19 @@ export class Keydir {
     return this.words[entry >>> order.slab_bits] as Uint32Array
   }
 
-  /** Makes a key the one at hand, and gives its hash. One that is too long is cut, and found nowhere by its length. */
-  private pack(key: Uint8Array): number {
-    order.packAt(packed, 0, key)
-    return this.hash(packed, 0, key.length)
-  }
-
   private hash(words: Uint32Array, at: number, keyLen: number): number {
     return halfSipHash(words, at, keyLen, this.seed0, this.seed1) & this.hashMask
   }
 
   /** The slot that holds the key, or the empty one where it would go. A table always has one. */
-  private slotOf(table: Int32Array, hash: number, keyLen: number): number {
+  private slotOf(table: Int32Array, hash: number, from: number, keyLen: number): number {
     const mask = table.length - 1
     let slot = (hash << 1) & mask
     for (;;) {
       const entry = table[slot] as number
       if (entry === 0) return slot
-      if (table[slot + 1] === hash && holdsPacked(this.slabOf(entry), entry & (order.slab_words - 1), keyLen)) {
-        return slot
+      if (table[slot + 1] === hash) {
+        if (holdsPacked(this.slabOf(entry), entry & (order.slab_words - 1), from, keyLen)) return slot
       }
       slot = (slot + 2) & mask
     }
@@ -311,29 +328,21 @@ export class Keydir {
   /** Moves a stripe to a table of that many words. */
   private resize(stripe: number, words: number): Int32Array {
     const old = this.tables[stripe] as Int32Array
-    const table = new Int32Array(words)
-    for (let slot = 0; slot < old.length; slot += 2) {
-      const entry = old[slot] as number
-      if (entry === 0) continue
-      const hash = old[slot + 1] as number
-      const to = emptySlot(table, hash)
-      table[to] = entry
-      table[to + 1] = hash
-    }
+    const table = rehashed(old, words)
     this.tableWords += words - (old === noSlots ? 0 : old.length)
     this.tables[stripe] = table
     this.tableGenerations[stripe] = this.tableGeneration
     return table
   }
 
-  /** Writes a record for the key at hand and gives its entry id. */
-  private append(keyLen: number, segment: number, offset: number, len: number): number {
+  /** Writes a record for a key at hand and gives its entry id. */
+  private append(from: number, keyLen: number, segment: number, offset: number, len: number): number {
     const size = order.keyWords(keyLen)
     const entry = this.allocate(order.header_words + size)
     const words = this.slabOf(entry)
     const at = entry & (order.slab_words - 1)
     order.writePlaceAt(words, at, keyLen, segment, offset, len)
-    for (let i = 0; i < size; i++) words[at + order.header_words + i] = packed[i] as number
+    for (let i = 0; i < size; i++) words[at + order.header_words + i] = packed[from + i] as number
     return entry
   }
 
@@ -481,19 +490,4 @@ export class Keydir {
     this.liveWords -= size
     table[slot] = moved
   }
-}
-
-const emptySlot = (table: Int32Array, hash: number): number => {
-  const mask = table.length - 1
-  let slot = (hash << 1) & mask
-  while (table[slot] !== 0) slot = (slot + 2) & mask
-  return slot
-}
-
-/** Whether the record's key is the one at hand. */
-const holdsPacked = (words: Uint32Array, at: number, keyLen: number): boolean => {
-  if (order.keyLenAt(words, at) !== keyLen) return false
-  const size = order.keyWords(keyLen)
-  for (let i = 0; i < size; i++) if (words[at + order.header_words + i] !== packed[i]) return false
-  return true
 }

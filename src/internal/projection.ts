@@ -8,8 +8,12 @@ import * as Option from "effect/Option"
 import * as Stream from "effect/Stream"
 import { CorruptSegment, type InvalidPosition, type IoError } from "../Errors.ts"
 import type { LogRecord, RecordType } from "../Frame.ts"
+import * as Frame from "../Frame.ts"
 import type { Checkpoint } from "./checkpoint.ts"
+import type { Frames } from "./frames.ts"
 import { type FrozenKeydir, Keydir, type KeydirSnapshot, type KeyRange, type Located } from "./keydir.ts"
+import { keyWords } from "./keyOrder.ts"
+import { packed_words } from "./packedKeys.ts"
 import type { KeyedPlace, Place } from "./segmentFiles.ts"
 
 /** What a projection reads single records through. */
@@ -29,6 +33,14 @@ export interface KeyValue {
 // The values of one step of a stream: many small ones, or one large one.
 const step_bytes_max = 1_048_576
 const step_keys_max = 512
+
+/** What a frame has in the place of its type. */
+const put = Frame.recordTypes.indexOf("Put")
+const remove = Frame.recordTypes.indexOf("Delete")
+
+/** Keys that are looked up at once (measured: 64 to 512 are alike). */
+const batch_keys = 128
+const hashes = new Int32Array(batch_keys)
 
 /** A projection at one moment, to be saved. */
 export interface FrozenProjection {
@@ -78,6 +90,36 @@ export class Projection {
 
   applyAll(records: ReadonlyArray<LogRecord>): void {
     for (const record of records) this.apply(record.type, record.key, record)
+  }
+
+  /** `apply` for each frame. The keys of many are hashed, and looked up, before the first is set: see `reach`. */
+  fold({ base, bytes, length, segment, view }: Frames): void {
+    for (let at = 0; at < length;) {
+      let to = at
+      let words = 0
+      let keys = 0
+      while (to < length && keys < batch_keys) {
+        const keyLen = Frame.keyLengthAt(view, to)
+        if (words + keyWords(keyLen) > packed_words) break
+        hashes[keys++] = this.#keydir.pack(bytes, to + Frame.header_bytes, keyLen, words)
+        words += keyWords(keyLen)
+        to += Frame.lengthAt(view, to)
+      }
+      this.#keydir.reach(hashes, keys)
+      words = 0
+      for (let key = 0; at < to; key++) {
+        const type = bytes[at + Frame.fieldOffset.recordType]
+        const keyLen = Frame.keyLengthAt(view, at)
+        const len = Frame.lengthAt(view, at)
+        const hash = hashes[key] as number
+        this.#records++
+        this.#bytes += len
+        if (type === put) this.#liveBytes += len - this.#keydir.setPacked(hash, words, keyLen, segment, base + at, len)
+        else if (type === remove) this.#liveBytes -= this.#keydir.deletePacked(hash, words, keyLen)
+        words += keyWords(keyLen)
+        at += len
+      }
+    }
   }
 
   placeOf(key: Uint8Array): Place | undefined {

@@ -11,10 +11,10 @@ import * as Stream from "effect/Stream"
 import * as NodePath from "node:path"
 import * as Disk from "../Disk.ts"
 import { type CorruptSegment, type CorruptTail, IoError } from "../Errors.ts"
-import type { LogRecord } from "../Frame.ts"
 import type { Lock, Unsynced } from "../Lock.ts"
 import * as Recovery from "../Recovery.ts"
 import { type Damage, isZeros } from "./damage.ts"
+import type { Frames } from "./frames.ts"
 import { temporaryName } from "./temporaryName.ts"
 
 /** What a writer does with damage: cut a torn tail, refuse any damage, or cut whatever the active segment ends in. */
@@ -36,7 +36,7 @@ interface Options {
   readonly lock: Lock
   readonly policy: Policy
   readonly chunkSize: number
-  readonly replay: ((records: ReadonlyArray<LogRecord>) => void) | undefined
+  readonly fold: ((frames: Frames) => void) | undefined
   readonly resume: Resume | undefined
 }
 
@@ -88,20 +88,19 @@ const readRecords = Effect.fnUntraced(function*(
   disk: Disk.DiskService,
   directory: string,
   ids: ReadonlyArray<number>,
-  { chunkSize, replay, resume }: Pick<Options, "chunkSize" | "replay" | "resume">
+  { chunkSize, fold, resume }: Pick<Options, "chunkSize" | "fold" | "resume">
 ): Effect.fn.Return<Read, IoError> {
   const covered = resume === undefined ? undefined : yield* resume.from
   const last = covered === undefined ? undefined : yield* endOf(disk, directory, covered, ids)
   const readFrom = (covered: Covered | undefined, from: Recovery.Position | undefined) => {
     const counted = { records: covered?.records ?? 0, txid: covered?.txid ?? 0 }
     const bytes = new Map(covered?.segments.map(({ bytes, id }) => [id, bytes]))
-    const records = Recovery.frames(directory, { segments: ids, from, chunkSize })
-    return Stream.runForEachArray(records, (records) =>
+    const chunks = Recovery.chunks(directory, { segments: ids, from, chunkSize })
+    return Stream.runForEach(chunks, (frames) =>
       Effect.sync(() => {
-        count(counted, records)
-        const last = records.at(-1)
-        if (last !== undefined) bytes.set(last.segment, last.offset + last.len)
-        replay?.(records)
+        count(counted, frames)
+        bytes.set(frames.segment, frames.base + frames.length)
+        fold?.(frames)
       })).pipe(
         Effect.as<Read>({ counted, bytes, damage: undefined }),
         Effect.catchTag("Damage", (damage) => Effect.succeed<Read>({ counted, bytes, damage }))
@@ -206,12 +205,10 @@ const writeAnew = Effect.fnUntraced(function*(
   yield* disk.syncDirectory(directory)
 })
 
-/** Adds records to a report's count: how many, and the highest txid. */
-export const count = (counted: { records: number; txid: number }, records: ReadonlyArray<LogRecord>): void => {
-  counted.records += records.length
-  for (const record of records) {
-    if (record.txid > counted.txid) counted.txid = record.txid
-  }
+/** Adds frames to a report's count: how many, and the highest txid. */
+export const count = (counted: { records: number; txid: number }, { count, highest }: Frames): void => {
+  counted.records += count
+  counted.txid = Math.max(counted.txid, highest)
 }
 
 const mayCut = (policy: Policy, damage: Damage, active: number | undefined): boolean =>

@@ -1,0 +1,56 @@
+/** Many frames at once, without an object for each: what recovery reads, checks and hands on. */
+import type * as Arr from "effect/Array"
+import * as Frame from "../Frame.ts"
+
+/** Whole valid frames of a segment, one behind the other from the start of `bytes`; at least one. */
+export interface Frames {
+  readonly segment: number
+  /** Where `bytes` stands in the segment. */
+  readonly base: number
+  readonly bytes: Uint8Array
+  readonly view: DataView
+  /** The frames take `bytes[0, length)`. */
+  readonly length: number
+  readonly count: number
+  /** The highest txid, and the last one's. */
+  readonly highest: number
+  readonly last: number
+}
+
+/** An object for each of them. */
+export const recordsOf = ({ base, bytes, length, segment, view }: Frames): Arr.NonEmptyArray<Frame.LogRecord> => {
+  const first = Frame.recordAt(bytes, view, 0, segment, base)
+  const records: Arr.NonEmptyArray<Frame.LogRecord> = [first]
+  for (let at = first.len; at < length;) {
+    const record = Frame.recordAt(bytes, view, at, segment, base)
+    records.push(record)
+    at += record.len
+  }
+  return records
+}
+
+/**
+ * The frames at the start of `bytes[0, length)`, whose headers are sound, up to the first one whose checksum does not
+ * hold; `undefined` if that is the first of all.
+ */
+export const verified = (
+  segment: number,
+  base: number,
+  bytes: Uint8Array,
+  view: DataView,
+  length: number
+): Frames | undefined => {
+  let at = 0
+  let count = 0
+  let highest = 0
+  let last = 0
+  while (at < length) {
+    const len = Frame.lengthAt(view, at)
+    if (!Frame.checksumHolds(bytes, view, at, len)) break
+    last = Frame.txidAt(view, at)
+    if (last > highest) highest = last
+    count++
+    at += len
+  }
+  return count === 0 ? undefined : { segment, base, bytes, view, length: at, count, highest, last }
+}

@@ -1,0 +1,37 @@
+/** A stripe of the keydir: slots of an entry id (0: empty) and a hash, in pairs of words, with linear probing. */
+
+/** Words of a stripe's first table, two a slot: few, since a thousand keys touch most stripes. */
+export const table_words_min = 32
+
+/** Every stripe begins as this one empty slot. It is never written: the first key makes the stripe grow. */
+export const noSlots = new Int32Array(2)
+
+/** The empty slot where a new key of that hash goes. */
+export const emptySlot = (table: Int32Array, hash: number): number => {
+  const mask = table.length - 1
+  let slot = (hash << 1) & mask
+  while (table[slot] !== 0) slot = (slot + 2) & mask
+  return slot
+}
+
+/** The slots of a table, in a new one of that many words. */
+export const rehashed = (old: Int32Array, words: number): Int32Array => {
+  const table = new Int32Array(words)
+  for (let slot = 0; slot < old.length; slot += 2) {
+    const entry = old[slot] as number
+    if (entry === 0) continue
+    const hash = old[slot + 1] as number
+    const to = emptySlot(table, hash)
+    table[to] = entry
+    table[to + 1] = hash
+  }
+  return table
+}
+
+/** Nobody asks what it is; but what is read for nothing, the compiler need not read at all. */
+let reached = 0
+
+/** Has the processor fetch the slot where a hash belongs. */
+export const reach = (table: Int32Array, hash: number): void => {
+  reached ^= table[(hash << 1) & (table.length - 1)] as number
+}
