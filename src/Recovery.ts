@@ -81,6 +81,13 @@ export interface Position {
 // Below this part of a chunk it does not matter that the record at its end is read again with the next one.
 const small_fraction = 32
 
+// Small records in so many bytes are checked and folded into an index in two milliseconds.
+const fold_bytes_max = 524_288
+
+// The first chunk is this part of one, and each is that much longer than the last.
+const warm_steps = 32
+const warm_growth = 1.25
+
 // A file that changes under the reader is read again this often before the verdict stands.
 const changes_max = 16
 
@@ -146,21 +153,35 @@ export const chunks = (
 ): Stream.Stream<Frames, IoError | Damage> =>
   read(directory, options, options.kept === true ? ownMemory : twoInTurn, Arr.of)
 
-/** Gives memory for so many bytes to read into. */
-type Memory = (length: number) => Uint8Array<ArrayBuffer>
+/** What is read into, and how much at once. */
+interface Memory {
+  readonly chunkSize: () => number
+  readonly bytes: (length: number) => Uint8Array<ArrayBuffer>
+}
 
-const ownMemory = (): Memory => sharedBytes
+const ownMemory = (chunkSize: number): Memory => ({ chunkSize: () => chunkSize, bytes: sharedBytes })
 
-/** One to read into while the other is looked at. What is longer than a chunk has memory of its own. */
-const twoInTurn = (chunkSize: number): Memory => {
+/**
+ * One to read into while the other is looked at. What is longer than a chunk has memory of its own. The first chunks
+ * are small: until the compiler is warm a record takes ten times as long, and others want their turn.
+ */
+const twoInTurn = (wanted: number): Memory => {
   const two: Array<Uint8Array<ArrayBuffer>> = []
+  const chunkSize = Math.min(wanted, fold_bytes_max)
   let turn = 0
-  return (length) => {
-    if (length > chunkSize) return sharedBytes(length)
-    turn = 1 - turn
-    const bytes = two[turn] ?? sharedBytes(chunkSize)
-    two[turn] = bytes
-    return bytes.subarray(0, length)
+  let size = chunkSize / warm_steps
+  return {
+    chunkSize: () => {
+      size = Math.min(chunkSize, size * warm_growth)
+      return Math.ceil(size)
+    },
+    bytes: (length) => {
+      if (length > chunkSize) return sharedBytes(length)
+      turn = 1 - turn
+      const bytes = two[turn] ?? sharedBytes(chunkSize)
+      two[turn] = bytes
+      return bytes.subarray(0, length)
+    }
   }
 }
 
@@ -187,7 +208,6 @@ const read = <A>(
           start: from?.segment === id ? from.offset : 0,
           end: to?.segment === id ? to.offset : undefined,
           closed: to !== undefined || id !== active,
-          chunkSize,
           memory: shared
         },
         progress,
@@ -225,7 +245,6 @@ interface SegmentScan {
   readonly start: number
   readonly end: number | undefined
   readonly closed: boolean
-  readonly chunkSize: number
   readonly memory: Memory
 }
 
@@ -306,7 +325,7 @@ class SegmentReader {
     this: SegmentReader
   ): Effect.fn.Return<Frames | undefined, IoError> {
     let chunk = this.#ahead === undefined
-      ? yield* this.#read(this.#scan.chunkSize)
+      ? yield* this.#read(this.#scan.memory.chunkSize())
       : yield* Fiber.join(this.#ahead)
     this.#ahead = undefined
     let walked = this.#walk(chunk)
@@ -328,7 +347,7 @@ class SegmentReader {
 
   #read(length: number): Effect.Effect<Chunk, IoError> {
     return Effect.suspend(() => {
-      const bytes = this.#scan.memory(Math.min(length, this.#size - this.#position))
+      const bytes = this.#scan.memory.bytes(Math.min(length, this.#size - this.#position))
       return readChunk(this.#file, this.#position, bytes)
     })
   }
@@ -372,7 +391,7 @@ class SegmentReader {
 
   // Records tend to be of a size: whole ones of the last one's are read, so that little is read twice.
   #readAhead(last_bytes: number): Effect.Effect<void> {
-    const { chunkSize } = this.#scan
+    const chunkSize = this.#scan.memory.chunkSize()
     const length = last_bytes * small_fraction < chunkSize ? chunkSize : Math.ceil(chunkSize / last_bytes) * last_bytes
     return Effect.map(
       Effect.forkIn(this.#read(length), this.#scope, { startImmediately: true }),
