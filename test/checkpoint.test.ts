@@ -10,9 +10,9 @@ import { Arbitrary, Effect, Exit, Fiber, Logger, References, Stream } from "effe
 import * as NodeChildProcess from "node:child_process"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
+import { crc32 } from "node:zlib"
 import * as Disk from "../src/Disk.ts"
 import { checkpointName, load, save } from "../src/internal/checkpoint.ts"
-import { crc32c } from "../src/internal/crc32c.ts"
 import type { FrozenKeydir } from "../src/internal/keydir.ts"
 import { noSlots } from "../src/internal/keyTable.ts"
 import { nodeDisk } from "../src/internal/nodeDisk.ts"
@@ -732,7 +732,7 @@ const withBytes = (disk: SimulatedDisk, bytes: () => Uint8Array): Disk.DiskServi
 const repaired = (bytes: Uint8Array): Uint8Array => {
   const end = bytes.length - 4
   const copy = Buffer.from(bytes)
-  if (end >= 0) copy.writeUInt32LE(crc32c(copy, 0, end, 0), end)
+  if (end >= 0) copy.writeUInt32LE(crc32(copy.subarray(0, end)), end)
   return copy
 }
 
@@ -745,7 +745,7 @@ const parts = (bytes: Uint8Array): { readonly header: string; readonly rest: Buf
 
 const assembled = (header: string, rest: Buffer, headerBytes?: number): Uint8Array => {
   const text = Buffer.from(header + " ".repeat(-Buffer.byteLength(header) & 3))
-  const start = Buffer.from("DWKD\u0001\0\0\0____", "latin1")
+  const start = Buffer.from("DWKD\u0002\0\0\0____", "latin1")
   start.writeUInt32LE(headerBytes ?? text.length, 8)
   return repaired(Buffer.concat([start, text, rest]))
 }
@@ -873,7 +873,8 @@ describe("a checkpoint that is not what was written", () => {
         ["the largest length", assembled(header, rest, largest)],
         ["the largest length that is allowed", assembled(header, rest, 2 ** 24)],
         ["a length of one word more", assembled(header, rest, Buffer.byteLength(header) + 4)],
-        ["version 2", repaired(Buffer.from(bytes).fill(2, 4, 5))],
+        ["version 1", repaired(Buffer.from(bytes).fill(1, 4, 5))],
+        ["version 3", repaired(Buffer.from(bytes).fill(3, 4, 5))],
         ["the other byte order", repaired(Buffer.from(bytes).swap32())]
       ]
       for (const [field, values] of wrong) {

@@ -9,8 +9,8 @@
  * | header | JSON, filled up with spaces to a whole word: what is covered, and what is not in the arrays |
  * | slabs | for each its capacity, where its records end, and the words of live ones |
  * | stripes | for each the words of its table, 0 if it is empty, and the keys in it |
- * | words | of each slab up to its end, then of each table |
- * | checksum | CRC-32C of everything before it |
+ * | words | of each slab, of the open one up to its end, then of each table |
+ * | checksum | CRC-32 of everything before it |
  *
  * Words are 32 bits in the byte order of the machine that wrote them; on one of the other order the version is wrong.
  *
@@ -33,7 +33,6 @@ import { crc32 } from "node:zlib"
 import * as Disk from "../Disk.ts"
 import type { IoError } from "../Errors.ts"
 import { listSegments, segmentPath } from "../Recovery.ts"
-import { crc32c } from "./crc32c.ts"
 import { type FrozenKeydir, slabs_max, stripes } from "./keydir.ts"
 import * as order from "./keyOrder.ts"
 import { noSlots, table_words_min } from "./keyTable.ts"
@@ -44,12 +43,14 @@ export const checkpointName = "keydir.checkpoint"
 const newName = `${checkpointName}.new`
 
 const magic = Buffer.from("DWKD")
-const version = 1
+const version = 2
 const start_words = 3
 const slab_sizes = 3
 const stripe_sizes = 2
 
 const chunk_bytes = 1_048_576
+/** Reads under way at once: the system copies into new memory on other threads while this one looks at what is there. */
+const readers = 2
 /** What the list of 150,000 segments takes. */
 const header_bytes_max = 2 ** 24
 
@@ -142,13 +143,13 @@ const startOf = (disk: Disk.DiskService, path: string): Effect.Effect<Uint8Array
 const write = Effect.fnUntraced(function*(
   file: Disk.DiskFile,
   header: string,
-  { counts, ends, lives, tables, words }: FrozenKeydir
+  { counts, ends, lives, openSlab, tables, words }: FrozenKeydir
 ): Effect.fn.Return<void, IoError> {
   const chunk = new Uint8Array(chunk_bytes)
   let used = 0
   let crc = 0
   const flush = Effect.suspend(() => {
-    crc = crc32c(chunk, 0, used, crc)
+    crc = checksum(chunk.subarray(0, used), crc)
     return Effect.map(Disk.appendFully(file, chunk, 0, used), () => {
       used = 0
     })
@@ -173,7 +174,7 @@ const write = Effect.fnUntraced(function*(
   yield* add(
     bytesOf(Uint32Array.from(tables.flatMap((table, at) => [table === noSlots ? 0 : table.length, counts[at] ?? 0])))
   )
-  for (const [slab, slabWords] of words.entries()) yield* add(bytesOf(slabWords.subarray(0, ends[slab])))
+  for (const [slab, all] of words.entries()) yield* add(bytesOf(slab === openSlab ? all.subarray(0, ends[slab]) : all))
   for (const table of tables) if (table !== noSlots) yield* add(bytesOf(table))
   yield* flush
   yield* add(bytesOf(Uint32Array.of(crc)))
@@ -207,8 +208,9 @@ const read = Effect.fnUntraced(function*(
   if (headerBytes > header_bytes_max || headerBytes % 4 !== 0) return yield* Effect.fail("its header is damaged")
   const text = Buffer.from((yield* input.words(headerBytes / 4)).buffer).toString()
   const header = yield* Effect.mapError(Schema.decodeUnknownEffect(Header)(text), () => "its header is damaged")
-  yield* checkSegments(disk, directory, header)
-  const keydir = yield* readKeydir(input, header)
+  const [keydir] = yield* Effect.all([readKeydir(input, header), checkSegments(disk, directory, header)], {
+    concurrency: "unbounded"
+  })
   return {
     covered: {
       segments: header.segments.map(({ bytes, id }) => ({ id, bytes })),
@@ -232,33 +234,48 @@ const readKeydir = Effect.fnUntraced(function*(
   const lives = column(slabSizes, slab_sizes, 2)
   const tableWords = column(stripeSizes, stripe_sizes, 0)
   const counts = column(stripeSizes, stripe_sizes, 1)
-  const expected_words = [...ends, ...tableWords].reduce((sum, words) => sum + words, 1)
+  const slabWords = capacities.map((capacity, slab) => slab === open_slab ? ends[slab] ?? 0 : capacity)
+  const expected_words = [...slabWords, ...tableWords].reduce((sum, words) => sum + words, 1)
   if (input.left !== 4 * expected_words) return yield* Effect.fail("its length is wrong")
   if (capacities[0] !== 0 || slabs > slabs_max || open_slab >= slabs) return yield* Effect.fail("its slabs are damaged")
   let records = 0
   const words: Array<Uint32Array> = []
+  const tables: Array<Int32Array> = []
   for (const [slab, capacity] of capacities.entries()) {
     // A slab is nearly full, or the open one: its capacity needs no more than its records do.
     const end = ends[slab] ?? 0
     if (end > capacity || capacity > Math.max(2 * end, slab === open_slab ? order.slab_words : 0)) {
       return yield* Effect.fail("a slab is damaged")
     }
-    const target = new Uint32Array(capacity)
-    yield* input.into(bytesOf(target.subarray(0, end)))
-    const live = liveRecords(target, end, lives[slab] ?? 0)
-    if (live === undefined) return yield* Effect.fail("a slab is damaged")
+  }
+  const takeSlab = (slab: number) => (buffer: ArrayBuffer, at: number): string | undefined => {
+    const target = new Uint32Array(buffer, at, capacities[slab])
+    const live = liveRecords(target, ends[slab] ?? 0, lives[slab] ?? 0)
+    if (live === undefined) return "a slab is damaged"
     records += live
     words.push(target)
+    return undefined
   }
-  const tables: Array<Int32Array> = []
-  for (const [stripe, length] of tableWords.entries()) {
+  const limits = Int32Array.from(ends, (end) => end - order.header_words)
+  // An empty slot is 0, which is the first word of a slab that is never used.
+  limits[0] = 0
+  const takeTable = (stripe: number) => (buffer: ArrayBuffer, at: number): string | undefined => {
+    const length = tableWords[stripe] ?? 0
     const count = counts[stripe] ?? 0
-    const table = length === 0 && count === 0 ? noSlots : new Int32Array(length)
-    if (table !== noSlots) yield* input.into(bytesOf(table))
-    if (!isSoundTable(table, count, ends)) return yield* Effect.fail("a table is damaged")
+    const table = length === 0 && count === 0 ? noSlots : new Int32Array(buffer, at, length)
+    if (!isSoundTable(table, count, limits)) return "a table is damaged"
     records -= count
     tables.push(table)
+    return undefined
   }
+  yield* input.parts([
+    ...Array.from(slabWords, (words, slab) => ({
+      bytes: 4 * words,
+      room: 4 * ((capacities[slab] ?? 0) - words),
+      take: takeSlab(slab)
+    })),
+    ...Array.from(tableWords, (words, stripe) => ({ bytes: 4 * words, room: 0, take: takeTable(stripe) }))
+  ])
   const { crc } = input
   const [foundCrc] = yield* input.words(1)
   if (foundCrc !== crc) return yield* Effect.fail("its checksum is wrong")
@@ -282,17 +299,19 @@ const liveRecords = (words: Uint32Array, end: number, live: number): number | un
   return at === end && liveWords === live ? records : undefined
 }
 
-/** Whether a look-up in it comes to an end, and what it finds is in a slab. */
-const isSoundTable = (table: Int32Array, count: number, ends: Uint32Array): boolean => {
+/**
+ * Whether a look-up in it comes to an end, and what it finds is in a slab: no entry is behind the limit of its slab.
+ * Which slots are empty is at random, so that is counted without a branch.
+ */
+const isSoundTable = (table: Int32Array, count: number, limits: Int32Array): boolean => {
   if (table === noSlots) return true
   if (table.length < table_words_min || (table.length & (table.length - 1)) !== 0) return false
   let used = 0
   for (let slot = 0; slot < table.length; slot += 2) {
-    const entry = table[slot] ?? 0
-    if (entry === 0) continue
-    const end = ends[entry >>> order.slab_bits]
-    if (end === undefined || (entry & (order.slab_words - 1)) + order.header_words > end) return false
-    used++
+    const entry = table[slot] as number
+    const limit = limits[entry >>> order.slab_bits]
+    if (limit === undefined || (entry & (order.slab_words - 1)) > limit) return false
+    used += (entry | (0 - entry)) >>> 31
   }
   return used === count && 8 * used <= 3 * table.length
 }
@@ -315,6 +334,9 @@ const checkSegments = Effect.fnUntraced(function*(
   }
 })
 
+/** zlib takes no bytes for the wish to begin anew. */
+const checksum = (bytes: Uint8Array, crc: number): number => bytes.length === 0 ? crc : crc32(bytes, crc)
+
 /** CRC-32 of a file's first bytes; of all it has, if they are fewer. */
 const checksumOf = (disk: Disk.DiskService, path: string, bytes: number): Effect.Effect<number, IoError> =>
   Effect.scoped(Effect.gen(function*() {
@@ -330,13 +352,34 @@ const checksumOf = (disk: Disk.DiskService, path: string, bytes: number): Effect
     return crc
   }))
 
-/** Reads a file from its start, on this thread, in steps between which others run. */
+/** The next bytes of a file, room behind them, and what makes something of both, or says what is wrong. */
+interface Part {
+  readonly bytes: number
+  readonly room: number
+  readonly take: (buffer: ArrayBuffer, at: number) => string | undefined
+}
+
+/** In groups of about a chunk, which are read at once and share memory. What has room behind it is the last of one. */
+const grouped = (parts: ReadonlyArray<Part>) => {
+  let group = { parts: Array<Part>(), bytes: 0, room: 0 }
+  const groups = [group]
+  for (const part of parts) {
+    if (group.room > 0 || group.bytes + part.bytes > chunk_bytes) {
+      groups.push(group = { parts: [], bytes: 0, room: 0 })
+    }
+    group.parts.push(part)
+    group.bytes += part.bytes
+    group.room = part.room
+  }
+  return groups
+}
+
+/** Reads a file from its start. */
 class Input {
   crc = 0
   readonly #file: Disk.DiskFile
   readonly #size: number
   #at = 0
-  #untilYield = chunk_bytes
 
   constructor(file: Disk.DiskFile, size: number) {
     this.#file = file
@@ -353,27 +396,63 @@ class Input {
   ): Effect.fn.Return<Uint32Array<ArrayBuffer>, IoError | string> {
     if (4 * count > this.left) return yield* Effect.fail("it is cut short")
     const words = new Uint32Array(count)
-    yield* this.into(bytesOf(words))
+    const bytes = bytesOf(words)
+    yield* this.#read(bytes, this.#at)
+    this.#at += bytes.length
+    for (let from = 0; from < bytes.length; from += chunk_bytes) {
+      this.crc = crc32(bytes.subarray(from, from + chunk_bytes), this.crc)
+    }
     return words
   })
 
-  readonly into = Effect.fnUntraced(function*(
+  /** Reads several groups of parts at a time. Each is taken when all before it have been. */
+  readonly parts = Effect.fnUntraced(function*(
     this: Input,
-    bytes: Uint8Array
+    parts: ReadonlyArray<Part>
   ): Effect.fn.Return<void, IoError | string> {
-    for (let from = 0; from < bytes.length;) {
-      const to = Math.min(bytes.length, from + Disk.blocking_bytes_max)
-      const count = Disk.readFullyNow(this.#file, bytes, from, to, this.#at)
-      if (typeof count !== "number") return yield* count
-      if (count < to - from) return yield* Effect.fail("it is cut short")
-      this.crc = crc32c(bytes, from, to, this.crc)
-      this.#at += count
-      this.#untilYield -= count
-      from = to
-      if (this.#untilYield > 0) continue
-      this.#untilYield = chunk_bytes
-      yield* Effect.yieldNow
+    const groups = grouped(parts)
+    const arrived: Array<Uint8Array<ArrayBuffer> | undefined> = []
+    let next = 0
+    let taken = 0
+    const read = Effect.fnUntraced(function*(this: Input): Effect.fn.Return<void, IoError | string> {
+      for (let group = groups[next]; group !== undefined; group = groups[next]) {
+        const index = next++
+        const position = this.#at
+        this.#at += group.bytes
+        const bytes = new Uint8Array(group.bytes + group.room).subarray(0, group.bytes)
+        yield* this.#read(bytes, position)
+        arrived[index] = bytes
+        for (let bytes = arrived[taken]; bytes !== undefined; bytes = arrived[taken]) {
+          const wrong = this.#take(bytes, groups[taken]?.parts ?? [])
+          if (wrong !== undefined) return yield* Effect.fail(wrong)
+          arrived[taken++] = undefined
+        }
+      }
+    })
+    yield* Effect.all(Array.from({ length: readers }, () => read.call(this)), {
+      concurrency: "unbounded",
+      discard: true
+    })
+  })
+
+  #take(bytes: Uint8Array<ArrayBuffer>, parts: ReadonlyArray<Part>): string | undefined {
+    this.crc = checksum(bytes, this.crc)
+    let at = 0
+    for (const part of parts) {
+      const wrong = part.take(bytes.buffer, at)
+      if (wrong !== undefined) return wrong
+      at += part.bytes
     }
+    return undefined
+  }
+
+  readonly #read = Effect.fnUntraced(function*(
+    this: Input,
+    bytes: Uint8Array,
+    position: number
+  ): Effect.fn.Return<void, IoError | string> {
+    const count = yield* Disk.readFully(this.#file, bytes, 0, bytes.length, position)
+    if (count < bytes.length) return yield* Effect.fail("it is cut short")
   })
 }
 

@@ -28,6 +28,31 @@ export const rehashed = (old: Int32Array, words: number): Int32Array => {
   return table
 }
 
+/**
+ * Copies an array and all that share its memory, as those of a checkpoint do: one that stayed would keep the memory of
+ * all the others. They are neighbours, with empty ones among them.
+ */
+export const copyShared = <A extends Int32Array | Uint32Array>(
+  arrays: Array<A>,
+  index: number,
+  empty: A,
+  copied: (index: number) => void
+): void => {
+  const { buffer } = arrays[index] as A
+  const copy = (at: number): boolean => {
+    const array = arrays[at]
+    if (array === undefined || (array.buffer !== buffer && array !== empty)) return false
+    if (array === empty) return true
+    arrays[at] = array.slice() as A
+    copied(at)
+    return true
+  }
+  for (let at = index + 1; copy(at); at++);
+  for (let at = index; copy(at); at--);
+}
+
+export const isShared = ({ buffer, byteLength }: Int32Array | Uint32Array): boolean => byteLength < buffer.byteLength
+
 /** Nobody asks what it is; but what is read for nothing, the compiler need not read at all. */
 let reached = 0
 

@@ -25,7 +25,7 @@
  */
 import { halfSipHash } from "./halfSipHash.ts"
 import * as order from "./keyOrder.ts"
-import { emptySlot, noSlots, reach, rehashed, table_words_min } from "./keyTable.ts"
+import { copyShared, emptySlot, isShared, noSlots, reach, rehashed, table_words_min } from "./keyTable.ts"
 import { holdsPacked, packed } from "./packedKeys.ts"
 
 export type { BatchOptions, KeydirSnapshot, KeyRange, Located } from "./keyOrder.ts"
@@ -261,7 +261,7 @@ export class Keydir {
     for (const [slab, words] of frozen.words.entries()) {
       const end = frozen.ends[slab] as number
       const live = frozen.lives[slab] as number
-      keydir.words[slab] = words
+      keydir.words[slab] = words.length === 0 ? noWords : words
       keydir.ends[slab] = end
       keydir.lives[slab] = live
       keydir.generations[slab] = 0
@@ -329,6 +329,7 @@ export class Keydir {
   private resize(stripe: number, words: number): Int32Array {
     const old = this.tables[stripe] as Int32Array
     const table = rehashed(old, words)
+    if (isShared(old)) this.copyTable(stripe)
     this.tableWords += words - (old === noSlots ? 0 : old.length)
     this.tables[stripe] = table
     this.tableGenerations[stripe] = this.tableGeneration
@@ -389,6 +390,7 @@ export class Keydir {
   }
 
   private drop(slab: number): void {
+    if (isShared(this.words[slab] as Uint32Array)) this.copySlab(slab)
     const size = (this.words[slab] as Uint32Array).length
     this.takenWords -= size
     this.slabWords -= size
@@ -400,24 +402,22 @@ export class Keydir {
 
   /** The slab's words to change, a clone of them if a snapshot may see the originals. */
   private writable(slab: number): Uint32Array {
-    let words = this.words[slab] as Uint32Array
-    if (this.generations[slab] !== this.generation) {
-      words = words.slice()
-      this.words[slab] = words
-      this.generations[slab] = this.generation
-    }
-    return words
+    if (this.generations[slab] !== this.generation) this.copySlab(slab)
+    return this.words[slab] as Uint32Array
+  }
+
+  private copySlab(slab: number): void {
+    copyShared(this.words, slab, noWords, (copied) => this.generations[copied] = this.generation)
   }
 
   /** The stripe's table to change, a clone of it if a frozen keydir may hold the original. */
   private writableTable(stripe: number): Int32Array {
-    let table = this.tables[stripe] as Int32Array
-    if (this.tableGenerations[stripe] !== this.tableGeneration) {
-      table = table.slice()
-      this.tables[stripe] = table
-      this.tableGenerations[stripe] = this.tableGeneration
-    }
-    return table
+    if (this.tableGenerations[stripe] !== this.tableGeneration) this.copyTable(stripe)
+    return this.tables[stripe] as Int32Array
+  }
+
+  private copyTable(stripe: number): void {
+    copyShared(this.tables, stripe, noSlots, (copied) => this.tableGenerations[copied] = this.tableGeneration)
   }
 
   /** Gives up a record's words, and its slab with the last live one. */

@@ -3,9 +3,9 @@
  * does not, because it was put right again, a value may be missing or refused, but none is another key's, nothing
  * breaks, and no record of the log is lost.
  */
-import { crc32c } from "@node-rs/crc32"
 import { Effect, Exit, Result, Stream } from "effect"
 import * as NodeAssert from "node:assert/strict"
+import { crc32 } from "node:zlib"
 import * as Disk from "../../src/Disk.ts"
 import * as Kv from "../../src/Kv.ts"
 import * as Log from "../../src/Log.ts"
@@ -129,7 +129,7 @@ const sealed = (checkpoint: Uint8Array): Uint8Array => {
   if (checkpoint.length < 4) return checkpoint
   const copy = checkpoint.slice()
   const end = copy.length - 4
-  new DataView(copy.buffer).setUint32(end, crc32c(copy.subarray(0, end)), true)
+  new DataView(copy.buffer).setUint32(end, crc32(copy.subarray(0, end)), true)
   return copy
 }
 
