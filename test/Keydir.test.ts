@@ -90,6 +90,13 @@ const audit = (keydir: Keydir): void => {
   assert.deepStrictEqual([held, records], [keydir["slabWords"], keydir.size])
   assert.deepStrictEqual([live, taken], [keydir["liveWords"], keydir["takenWords"]])
   assert.isAtMost(taken - live, live / 3 + 2 * slab_words)
+  for (const arrays of [keydir["words"], keydir["tables"]]) {
+    const used = new Map<ArrayBufferLike, number>()
+    for (const { buffer, byteLength } of arrays) used.set(buffer, (used.get(buffer) ?? 0) + byteLength)
+    used.delete(noSlots.buffer)
+    // Nothing keeps more memory than is in use and counted.
+    for (const [{ byteLength }, bytes] of used) if (bytes !== byteLength) assert.strictEqual(bytes, byteLength)
+  }
   // One assertion for all: there are a thousand.
   assert.isTrue(keydir["tables"].every((table, stripe) => {
     let used = 0
@@ -159,12 +166,40 @@ const runBoth = (keydir: Keydir, commands: Iterable<Command>): void => {
   for (const [each, then] of frozen) sameKeydir(Keydir.thaw(copyOf(each)), then)
 }
 
-/** As it comes from a file: nothing of it is shared. */
-const copyOf = (frozen: FrozenKeydir): FrozenKeydir => ({
-  ...frozen,
-  words: frozen.words.map((words) => words.slice()),
-  tables: frozen.tables.map((table) => table === noSlots ? noSlots : table.slice())
-})
+/** In memory of their own, but of so many neighbours in one piece. */
+const together = <A extends Int32Array | Uint32Array>(
+  arrays: ReadonlyArray<A>,
+  count: number,
+  view: (buffer: ArrayBuffer, at: number, length: number) => A
+): Array<A> => {
+  const copies: Array<A> = []
+  for (let from = 0; from < arrays.length; from += count) {
+    const group = arrays.slice(from, from + count)
+    const buffer = new ArrayBuffer(group.reduce((sum, { byteLength }) => sum + byteLength, 0))
+    let at = 0
+    for (const array of group) {
+      const copy = view(buffer, at, array.length)
+      copy.set(array)
+      copies.push(copy)
+      at += array.byteLength
+    }
+  }
+  return copies
+}
+
+/** As it comes from a file: nobody else has it, and some arrays share memory. */
+const copyOf = (frozen: FrozenKeydir): FrozenKeydir => {
+  const tables = together(
+    frozen.tables.map((table) => table === noSlots ? new Int32Array(0) : table),
+    300,
+    (buffer, at, length) => new Int32Array(buffer, at, length)
+  )
+  return {
+    ...frozen,
+    words: together(frozen.words, 3, (buffer, at, length) => new Uint32Array(buffer, at, length)),
+    tables: tables.map((table) => table.length === 0 ? noSlots : table)
+  }
+}
 
 const between = (minimum: number, maximum: number): Arbitrary.Arbitrary<number> =>
   Arbitrary.schema(Schema.Int.check(Schema.isBetween({ minimum, maximum })))

@@ -268,14 +268,14 @@ const readKeydir = Effect.fnUntraced(function*(
     tables.push(table)
     return undefined
   }
-  yield* input.parts([
-    ...Array.from(slabWords, (words, slab) => ({
-      bytes: 4 * words,
-      room: 4 * ((capacities[slab] ?? 0) - words),
-      take: takeSlab(slab)
-    })),
-    ...Array.from(tableWords, (words, stripe) => ({ bytes: 4 * words, room: 0, take: takeTable(stripe) }))
-  ])
+  yield* input.parts(Array.from(slabWords, (words, slab) => ({
+    bytes: 4 * words,
+    room: 4 * ((capacities[slab] ?? 0) - words),
+    take: takeSlab(slab)
+  })))
+  yield* input.parts(
+    Array.from(tableWords, (words, stripe) => ({ bytes: 4 * words, room: 0, take: takeTable(stripe) }))
+  )
   const { crc } = input
   const [foundCrc] = yield* input.words(1)
   if (foundCrc !== crc) return yield* Effect.fail("its checksum is wrong")
