@@ -391,6 +391,37 @@ describe("Keydir", () => {
     assert.notStrictEqual(thawed, keydir)
   })
 
+  it("memory that arrays of a thawed keydir share goes with the first of them, and the others have their own", () => {
+    const [keydir, model]: [Keydir, Model] = [new Keydir(), new Map()]
+    const set = (to: Keydir, n: number) => {
+      to.set(numbered(n), 1, n, 100)
+      model.set(name(numbered(n)), { segment: 1, offset: n, len: 100 })
+    }
+    for (let n = 0; n < 40_000; n++) set(keydir, n)
+    const shared = () => thawed["words"].filter(({ buffer, byteLength }) => byteLength < buffer.byteLength).length
+    const thawed = Keydir.thaw(copyOf(keydir.freeze()))
+    const before = shared()
+    assert.isAbove(before, 10)
+    // All of the first slab, and no more of the next.
+    for (let n = 0; n < 2_100; n++) {
+      thawed.delete(numbered(n))
+      model.delete(name(numbered(n)))
+    }
+    sameKeydir(thawed, model)
+    assert.isBelow(shared(), before)
+    // A few stripes grow.
+    for (let n = 40_000; n < 43_000; n++) set(thawed, n)
+    sameKeydir(thawed, model)
+    const [snapshot, then] = [thawed.snapshot(), new Map(model)]
+    set(thawed, 20_000)
+    sameKeydir(thawed, model)
+    same(snapshot, then)
+    const [frozen, later] = [thawed.freeze(), new Map(model)]
+    for (let n = 43_000; n < 80_000; n++) set(thawed, n)
+    sameKeydir(thawed, model)
+    sameKeydir(Keydir.thaw(frozen), later)
+  })
+
   it("slabs that are moved soon after a freezing change no table of what is frozen", () => {
     const [keydir, model]: [Keydir, Model] = [new Keydir(), new Map()]
     for (let n = 0; n < 20_000; n++) {
