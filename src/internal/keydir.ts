@@ -10,7 +10,8 @@
  * while it lasts; extendible hashing would need a second way for keys that no bit of the hash tells apart.
  *
  * A snapshot keeps the slabs and needs no tables: it is walked, not searched. Slabs are copied on write. A frozen
- * keydir, which is there to be saved, keeps the tables as well, and they are copied on write too.
+ * keydir, which is there to be saved, keeps the tables as well, and they are copied on write too. In a thawed one
+ * neighbours may share memory, until the first of them is replaced.
  *
  * Invariants:
  *
