@@ -144,8 +144,8 @@ export const frames = (directory: string, options: FramesOptions): Stream.Stream
   read(directory, options, ownMemory, recordsOf)
 
 /**
- * The same a chunk at a time, without an object for each record. Where it is not `kept`, the memory of one is used again
- * when the next is asked for. @internal
+ * The same a chunk at a time, without an object for each record. Where it is not `kept`, the memory of one is used
+ * again when the next is asked for. @internal
  */
 export const chunks = (
   directory: string,

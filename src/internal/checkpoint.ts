@@ -49,7 +49,7 @@ const slab_sizes = 3
 const stripe_sizes = 2
 
 const chunk_bytes = 1_048_576
-/** Reads under way at once: the system copies into new memory on other threads while this one looks at what is there. */
+/** Reads under way at once: the system fills new memory on other threads while this one looks at what is there. */
 const readers = 2
 /** What the list of 150,000 segments takes. */
 const header_bytes_max = 2 ** 24
