@@ -17,6 +17,7 @@ import * as Stream from "effect/Stream"
 import * as NodePath from "node:path"
 import * as Disk from "./Disk.ts"
 import { type CorruptSegment, type InvalidLine, type IoError, TargetRefused } from "./Errors.ts"
+import { LineWriter } from "./internal/exportLines.ts"
 import { Lines } from "./internal/lines.ts"
 import { Line as RecordLine, line_bytes_max, type Pair, parse, toLine } from "./internal/recordLine.ts"
 import { temporaryName } from "./internal/temporaryName.ts"
@@ -138,15 +139,18 @@ const writeLines = Effect.fnUntraced(function*(
 ): Effect.fn.Return<Exported, IoError | CorruptSegment> {
   let records = 0
   let bytes = 0
-  yield* Stream.runForEachArray(toLines(kv), (batch) => {
+  const writer = new LineWriter()
+  const take = yield* kv.frames
+  for (let next = yield* take; next !== undefined; next = yield* take) {
     // Base64 and the line around it are ASCII.
-    const text = Buffer.from(batch.join(""), "latin1")
-    return Effect.map(Disk.appendFully(file, text, 0, text.length), () => {
-      records += batch.length
-      bytes += text.length
-      onProgress?.(records)
-    })
-  })
+    const text = "bytes" in next
+      ? writer.linesOf(next)
+      : Buffer.from(next.map(({ key, value }) => toLine(key, value)).join(""), "latin1")
+    yield* Disk.appendFully(file, text, 0, text.length)
+    records += "bytes" in next ? next.to - next.from : next.length
+    bytes += text.length
+    onProgress?.(records)
+  }
   return { records_written: records, bytes_written: bytes }
 })
 

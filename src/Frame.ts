@@ -309,12 +309,24 @@ export const checksumHolds = (bytes: Uint8Array, view: DataView, at: number, len
   return crc.crc32c(bytes, at, end, 0) === view.getUint32(end, true)
 }
 
+/** Whether a whole frame of that length stands at `at`, and sets a key of that length. @internal */
+export const isPut = (bytes: Uint8Array, view: DataView, at: number, length: number, keyLength: number): boolean =>
+  inspect(view, at, at + length) === length && bytes[at + fieldOffset.recordType] === 1 &&
+  view.getUint32(at + fieldOffset.keyLength, true) === keyLength && checksumHolds(bytes, view, at, length)
+
 /** Whether a whole frame of that length stands at `at`, and sets that key. @internal */
 export const isPutOf = (key: Uint8Array, bytes: Uint8Array, view: DataView, at: number, length: number): boolean => {
-  if (inspect(view, at, at + length) !== length || bytes[at + fieldOffset.recordType] !== 1) return false
-  if (view.getUint32(at + fieldOffset.keyLength, true) !== key.length) return false
+  if (!isPut(bytes, view, at, length, key.length)) return false
   for (let index = 0; index < key.length; index++) if (bytes[at + header_bytes + index] !== key[index]) return false
-  return checksumHolds(bytes, view, at, length)
+  return true
+}
+
+/** Gives the sound frame at `at` another txid, and the checksum that goes with it. @internal */
+export const renumber = (bytes: Uint8Array, view: DataView, at: number, length: number, txid: number): void => {
+  view.setUint32(at + fieldOffset.txid, txid >>> 0, true)
+  view.setUint32(at + fieldOffset.txid + 4, Math.floor(txid / 0x1_0000_0000), true)
+  const end = at + length - crc_bytes
+  view.setUint32(end, crc.crc32c(bytes, at, end, 0), true)
 }
 
 /** The record whose inspected frame starts at `at` of a chunk that starts at `base` of its segment. @internal */

@@ -36,15 +36,16 @@ import { load as loadCheckpoint } from "./internal/checkpoint.ts"
 import { type CheckpointPolicy, keepCheckpoint } from "./internal/checkpointing.ts"
 import { closeOnFailure } from "./internal/closeOnFailure.ts"
 import { compact, type Compacted } from "./internal/compaction.ts"
+import type { Gathered, KeyValue } from "./internal/gather.ts"
 import {
-  type KeyValue,
+  entriesIn,
+  framesOf,
   located,
   Projection,
   projectionOf,
   type Source,
   valueOf,
-  valuesOf,
-  withValues
+  valuesOf
 } from "./internal/projection.ts"
 import type { Place } from "./internal/segmentFiles.ts"
 import * as Log from "./Log.ts"
@@ -64,7 +65,7 @@ export type {
 export type {
   /** A key and its value. @category models @since 0.1.0 */
   KeyValue
-} from "./internal/projection.ts"
+} from "./internal/gather.ts"
 
 export type {
   /** Where a key's record stands. @category models @since 0.1.0 */
@@ -148,6 +149,9 @@ export interface KvRead {
    * 256 KiB: keep a copy (`slice()`) where you keep few of many.
    */
   readonly entries: (range?: Range) => Stream.Stream<KeyValue, IoError | CorruptSegment>
+
+  /** For an export: what is live now, in ascending order of the keys' bytes, checked; the next of it at each run. */
+  readonly frames: Effect.Effect<Gathered>
 
   /**
    * Writes a store that holds just the live values into a directory that is empty or absent. The target appears whole
@@ -237,14 +241,11 @@ const makeRead = (
   segments: Effect.Effect<ReadonlyArray<Log.Segment>, IoError>
 ): KvRead => {
   const get = (key: Bytes) => Effect.suspend(() => valueOf(source, projection, toBytes(key)))
-  const select = (range: Range = {}) =>
-    Stream.suspend(() =>
-      located(projection.snapshot(), {
-        ordered: range.ordered ?? false,
-        range: { prefix: optionalBytes(range.prefix), from: optionalBytes(range.from), to: optionalBytes(range.to) }
-      })
-    )
-  const entries = (range?: Range) => withValues(source, select(range))
+  const walkOf = ({ from, ordered = false, prefix, to }: Range = {}) => ({
+    ordered,
+    range: { prefix: optionalBytes(prefix), from: optionalBytes(from), to: optionalBytes(to) }
+  })
+  const frames = Effect.sync(() => framesOf(source, projection.snapshot(), { ...walkOf({ ordered: true }), all: true }))
   return {
     directory: source.directory,
     disk: source.disk,
@@ -255,11 +256,14 @@ const makeRead = (
     refOf: (key) => Effect.sync(() => projection.placeOf(toBytes(key))),
     size: Effect.sync(() => projection.size),
     isEmpty: Effect.sync(() => projection.size === 0),
-    keys: (range) => Stream.map(select(range), (place) => place.key),
-    entries,
+    keys: (range) =>
+      Stream.suspend(() => Stream.map(located(projection.snapshot(), walkOf(range)), (place) => place.key)),
+    entries: (range) =>
+      Stream.suspend(() => entriesIn(framesOf(source, projection.snapshot(), { ...walkOf(range), all: false }))),
+    frames,
     compactTo: (directory, options) =>
       Effect.provideService(
-        compact(directory, entries({ ordered: true }), options?.onProgress),
+        compact(directory, frames, options?.onProgress),
         Disk.Disk,
         source.disk
       ),

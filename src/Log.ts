@@ -44,10 +44,11 @@ import type { Bytes } from "./internal/bytes.ts"
 import { closeOnFailure } from "./internal/closeOnFailure.ts"
 import { entriesOf, toEntry } from "./internal/entries.ts"
 import { type Frames, recordsOf } from "./internal/frames.ts"
+import type { PutFrames } from "./internal/gather.ts"
 import { optionsError } from "./internal/logOptions.ts"
 import { framesFrom, type From, invalidPosition, readRef } from "./internal/reading.ts"
 import { type Covered, type Policy, recover } from "./internal/repair.ts"
-import { type KeyedPlace, type Place, SegmentFiles } from "./internal/segmentFiles.ts"
+import { type Place, SegmentFiles } from "./internal/segmentFiles.ts"
 import { type Entry, type RecordRef, Writer } from "./internal/writer.ts"
 import * as Lock from "./Lock.ts"
 import * as Recovery from "./Recovery.ts"
@@ -257,14 +258,21 @@ export class Log extends Context.Service<Log, {
    * sound in every way; otherwise `undefined`, and `read` says why. */
   readonly valueNow: (key: Uint8Array, place: Place) => Uint8Array | IoError | undefined
 
-  /** `valueNow` for many at once, in the order given. The payloads are views that may share a buffer. */
-  readonly valuesNow: (places: ReadonlyArray<KeyedPlace>) => Array<Uint8Array | IoError | undefined>
+  /** For a projection: bytes of a segment, at most `Disk.blocking_bytes_max`, read in this very step: the count, or
+   * `undefined` if the segment is not open. */
+  readonly bytesNow: (segment: number, into: Uint8Array, length: number, offset: number) => number | IoError | undefined
+
+  /** For a projection: opens a segment for `bytesNow`. */
+  readonly openSegment: (segment: number) => Effect.Effect<void, IoError>
 
   /** `appendRecord`, but resolved once the kernel has the record, whatever `durability` says. */
   readonly write: (record: RecordInput) => Effect.Effect<RecordRef, WriteError>
 
   /** `appendAll`, but resolved once the kernel has the records, whatever `durability` says. */
   readonly writeAll: (records: Iterable<RecordInput>) => Effect.Effect<Array<RecordRef>, WriteError>
+
+  /** For a compaction: appends those very frames, which get other txids in place. Resolved as `write` is. */
+  readonly writeFrames: (frames: PutFrames) => Effect.Effect<void, WriteError>
 
   /** Waits as `durability` demands for what was written before: for a shared fsync under `always`, else for nothing. */
   readonly settle: Effect.Effect<void, IoError | WriterPoisoned>
@@ -387,9 +395,11 @@ const makeService = (parts: {
     ),
     appendNow: (record) => writer.appendNow(toEntry(record)),
     valueNow: (key, place) => files.valueNow(key, place),
-    valuesNow: (places) => files.valuesNow(places),
+    bytesNow: (segment, into, length, offset) => files.bytesNow(segment, into, length, offset),
+    openSegment: files.open,
     write,
     writeAll,
+    writeFrames: writer.appendFrames,
     settle: settles ? writer.sync : Effect.void,
     observe: (observer) =>
       Effect.acquireRelease(

@@ -19,7 +19,7 @@ import type { Damage } from "./internal/damage.ts"
 import { recordsOf } from "./internal/frames.ts"
 import { type Bounds, framesFrom, type From, readRef } from "./internal/reading.ts"
 import { count } from "./internal/repair.ts"
-import { type KeyedPlace, type Place, SegmentFiles } from "./internal/segmentFiles.ts"
+import { type Place, SegmentFiles } from "./internal/segmentFiles.ts"
 import type { RefLike, Segment } from "./Log.ts"
 import * as Recovery from "./Recovery.ts"
 
@@ -52,8 +52,11 @@ export class Reader extends Context.Service<Reader, {
   /** For a projection: see `Log.valueNow`. */
   readonly valueNow: (key: Uint8Array, place: Place) => Uint8Array | IoError | undefined
 
-  /** For a projection: see `Log.valuesNow`. */
-  readonly valuesNow: (places: ReadonlyArray<KeyedPlace>) => Array<Uint8Array | IoError | undefined>
+  /** For a projection: see `Log.bytesNow`. */
+  readonly bytesNow: (segment: number, into: Uint8Array, length: number, offset: number) => number | IoError | undefined
+
+  /** For a projection: see `Log.openSegment`. */
+  readonly openSegment: (segment: number) => Effect.Effect<void, IoError>
 
   /** The segments there are, in order, with the bytes of their files; the last is the active one. */
   readonly segments: Effect.Effect<ReadonlyArray<Segment>, IoError>
@@ -138,7 +141,8 @@ export const make = Effect.fnUntraced(function*(
     streamFrom: (from) => stream((bounds) => framesFrom(directory, from, bounds)),
     read: (ref) => readRef(disk, directory, files, ref, chunkSize),
     valueNow: (key, place) => files.valueNow(key, place),
-    valuesNow: (places) => files.valuesNow(places),
+    bytesNow: (segment, into, length, offset) => files.bytesNow(segment, into, length, offset),
+    openSegment: files.open,
     segments: onDisk(
       Effect.flatMap(
         Recovery.listGrowingSegments(directory),

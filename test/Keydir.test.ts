@@ -6,8 +6,8 @@ import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Schema } from "effect"
 import * as Frame from "../src/Frame.ts"
 import { halfSipHash } from "../src/internal/halfSipHash.ts"
-import { type FrozenKeydir, Keydir, type KeydirSnapshot, type KeyRange, type Located } from "../src/internal/keydir.ts"
-import { key_bytes_max, len_max, slab_words } from "../src/internal/keyOrder.ts"
+import { type FrozenKeydir, Keydir, type KeydirSnapshot, type KeyRange } from "../src/internal/keydir.ts"
+import { key_bytes_max, len_max, type Located, slab_words } from "../src/internal/keyRecord.ts"
 import { noSlots } from "../src/internal/keyTable.ts"
 
 type Model = Map<string, Omit<Located, "key">>

@@ -9,6 +9,25 @@ const encoder = new TextEncoder()
 /** The bytes themselves, or a string's UTF-8. */
 export const toBytes = (value: Bytes): Uint8Array => typeof value === "string" ? encoder.encode(value) : value
 
+/** Below this many bytes a loop is faster than a view and a native copy. */
+const looped_bytes_max = 512
+
+/** Copies `from[at, at + length)` to `to` in words of four bytes. The views are on the whole of the arrays. */
+export const copyBytes = (
+  from: Uint8Array,
+  fromView: DataView,
+  at: number,
+  length: number,
+  to: Uint8Array,
+  toView: DataView,
+  toAt: number
+): void => {
+  if (length > looped_bytes_max) return to.set(from.subarray(at, at + length), toAt)
+  let done = 0
+  for (; done + 4 <= length; done += 4) toView.setInt32(toAt + done, fromView.getInt32(at + done, true), true)
+  for (; done < length; done++) to[toAt + done] = from[at + done] as number
+}
+
 /**
  * Memory, not cleared, that several values will be views on. It cannot be transferred to another thread, which would
  * empty them all; it can be cloned.

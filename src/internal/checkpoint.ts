@@ -34,7 +34,7 @@ import * as Disk from "../Disk.ts"
 import type { IoError } from "../Errors.ts"
 import { listSegments, segmentPath } from "../Recovery.ts"
 import { type FrozenKeydir, slabs_max, stripes } from "./keydir.ts"
-import * as order from "./keyOrder.ts"
+import * as order from "./keyRecord.ts"
 import { noSlots, table_words_min } from "./keyTable.ts"
 import type { Covered } from "./repair.ts"
 

@@ -4,13 +4,12 @@
  * the directory behind.
  */
 import * as Effect from "effect/Effect"
-import * as Stream from "effect/Stream"
 import * as NodePath from "node:path"
 import * as Disk from "../Disk.ts"
-import { type IoError, type LockUnavailable, TargetRefused } from "../Errors.ts"
+import { type CorruptSegment, type IoError, type LockUnavailable, TargetRefused } from "../Errors.ts"
 import type * as Log from "../Log.ts"
 import { make as makeLog } from "../Log.ts"
-import type { KeyValue } from "./projection.ts"
+import type { Gathered } from "./gather.ts"
 import { temporaryName } from "./temporaryName.ts"
 
 export interface Compacted {
@@ -19,11 +18,12 @@ export interface Compacted {
   readonly bytes_written: number
 }
 
-export const compact = Effect.fnUntraced(function*<E>(
+/** Writes what is in `frames`, which must be in ascending order of the keys. */
+export const compact = Effect.fnUntraced(function*(
   target: string,
-  entries: Stream.Stream<KeyValue, E>,
+  frames: Effect.Effect<Gathered>,
   onProgress: ((keys: number) => void) | undefined
-): Effect.fn.Return<Compacted, E | IoError | LockUnavailable | TargetRefused> {
+): Effect.fn.Return<Compacted, CorruptSegment | IoError | LockUnavailable | TargetRefused> {
   const disk = yield* Disk.Disk
   const path = NodePath.resolve(target)
   const parent = NodePath.dirname(path)
@@ -33,7 +33,7 @@ export const compact = Effect.fnUntraced(function*<E>(
   const building = NodePath.join(parent, temporaryName(path))
   let renamed = false
   return yield* Effect.gen(function*() {
-    const compacted = yield* Effect.scoped(write(building, entries, onProgress))
+    const compacted = yield* Effect.scoped(write(building, frames, onProgress))
     // The kernel refuses to rename over a directory that has been filled in the meantime.
     yield* Effect.catch(
       disk.rename(building, path),
@@ -59,9 +59,9 @@ const takeBack = (
     Effect.andThen(disk.removeTree(building))
   )
 
-const write = Effect.fnUntraced(function*<E>(
+const write = Effect.fnUntraced(function*(
   directory: string,
-  entries: Stream.Stream<KeyValue, E>,
+  frames: Effect.Effect<Gathered>,
   onProgress: ((keys: number) => void) | undefined
 ) {
   // The directory is new and nobody else knows its name: nobody holds its lock, and nothing in it can be damaged.
@@ -72,15 +72,19 @@ const write = Effect.fnUntraced(function*<E>(
   )
   let records = 0
   let bytes = 0
-  yield* Stream.runForEachArray(entries, (batch) =>
-    Effect.map(
-      sound(log.appendAll(batch.map(({ key, value }) => ({ type: "Put", key, payload: value })))),
-      (refs) => {
-        records += refs.length
-        for (const ref of refs) bytes += ref.len
-        onProgress?.(records)
-      }
-    ))
+  const take = yield* frames
+  for (let next = yield* take; next !== undefined; next = yield* take) {
+    if ("bytes" in next) {
+      yield* sound(log.writeFrames(next))
+      records += next.to - next.from
+      bytes += (next.starts[next.to] as number) - (next.starts[next.from] as number)
+    } else {
+      const refs = yield* sound(log.writeAll(next.map(({ key, value }) => ({ type: "Put", key, payload: value }))))
+      records += refs.length
+      for (const ref of refs) bytes += ref.len
+    }
+    onProgress?.(records)
+  }
   yield* sound(log.sync)
   return { live_keys: records, records_written: records, bytes_written: bytes }
 })

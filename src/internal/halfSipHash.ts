@@ -2,7 +2,7 @@
  * HalfSipHash-1-3 with a 32-bit result, by Aumasson and Bernstein (github.com/veorq/SipHash), the keyed hash that the
  * Linux kernel uses for its own hash tables: whoever chooses the keys without the seed cannot make them collide.
  */
-import { keyWords } from "./keyOrder.ts"
+import { keyWords } from "./keyRecord.ts"
 
 /**
  * The hash of a record's key. The words hold its bytes the other way round, and zeros fill the last; that costs

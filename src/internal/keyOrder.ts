@@ -1,38 +1,27 @@
 /**
- * The keydir's records as they lie in memory, and the walk over a frozen set of them, in any order or in key order.
+ * The walk over a frozen set of the keydir's records, in any order or in key order.
  *
- * A slab is an array of 32-bit words with records back to back. An entry id is `slab * slab_words + word`. A record:
+ * A step of a walk passes, sorts, merges and copies a bounded amount, whatever the keys and the range. A walk in key
+ * order takes 12 bytes an entry.
  *
- * | word | holds |
- * | --- | --- |
- * | 0 | segment |
- * | 1 | offset, low 32 bits |
- * | 2 | offset, bits 32 to 47, in the upper half; the key's length, low 16 bits, in the lower |
- * | 3 | len in bits 0 to 26, the key length's bit 16 in bit 27, live in bit 28 |
- * | 4… | the key, four bytes a word, the first byte highest, the last word filled up with zeros |
- *
- * Invariants:
- *
- * - Words compare in the order in which their bytes compare.
- * - A step of a walk passes, sorts and copies a bounded amount, whatever the keys and the range.
- *
- * Indexed reads are `as number`: a record's words are inside its slab because a record is written whole before its
- * entry or its slab's end is published, and a heap or run index is bounded by the loop that counts it.
+ * Indexed reads are `as number`: a heap or run index is bounded by the loop that counts it.
  */
-
-/** Bits of an entry id that count words: slabs of 64 KiB, small enough that a copy-on-write clone takes ~10 µs. */
-export const slab_bits = 14
-/** Words in an ordinary slab. */
-export const slab_words = 2 ** slab_bits
-/** Words of a record before its key. */
-export const header_words = 4
-/** The format's limit on a key; the record has 17 bits for it. */
-export const key_bytes_max = 65_536
-/** What bits 0 to 26 hold: more than a frame of the longest key and the longest payload. */
-export const len_max = 2 ** 27 - 1
-
-const key_len_high_shift = 11
-const live_bit = 1 << 28
+import {
+  compareAt,
+  compareEntries,
+  header_words,
+  isLiveAt,
+  key_bytes_max,
+  keyLenAt,
+  keyWords,
+  locate,
+  type Located,
+  packAt,
+  slab_words,
+  slabOf,
+  type Slabs,
+  writePlaceAt
+} from "./keyRecord.ts"
 
 /** Words of records that one step passes by while it looks for those in range: eight slabs, ~0.5 ms. */
 const scan_words_max = 8 * slab_words
@@ -53,19 +42,14 @@ export interface KeyRange {
   readonly to?: Uint8Array | undefined
 }
 
-/** A key and the place of its record. The key is the reader's own copy. */
-export interface Located {
-  readonly key: Uint8Array
-  readonly segment: number
-  readonly offset: number
-  readonly len: number
-}
-
 /** How to walk a snapshot. */
-export interface BatchOptions {
+export interface WalkOptions {
   /** Ascending unsigned byte order of keys; otherwise any order. */
   readonly ordered: boolean
   readonly range?: KeyRange | undefined
+}
+
+export interface BatchOptions extends WalkOptions {
   /** Most entries in one array; 1,024 unless given, never more than 2,048. */
   readonly batch?: number | undefined
 }
@@ -74,109 +58,18 @@ export interface BatchOptions {
 export interface KeydirSnapshot {
   /** Keys at that moment. */
   readonly size: number
+  /** What the entries are in. */
+  readonly slabs: Slabs
+  /**
+   * The ids of the entries in range, 2,048 at most in an array, which holds until the next step. It may be empty, as
+   * those of `batches`.
+   */
+  readonly entries: (options: WalkOptions) => Generator<Uint32Array, void, undefined>
   /**
    * The entries in range, in arrays that may be empty ("still sorting"). Each `next()` does a bounded amount of work,
    * so a caller that yields to the event loop between them never blocks it for more than a few milliseconds.
    */
   readonly batches: (options: BatchOptions) => Generator<ReadonlyArray<Located>, void, undefined>
-}
-
-/** Slabs and how many words of each are records. Nothing below those ends ever changes. */
-export interface Slabs {
-  readonly words: ReadonlyArray<Uint32Array>
-  readonly ends: ReadonlyArray<number>
-}
-
-export const keyWords = (keyLen: number): number => (keyLen + 3) >>> 2
-
-export const segmentAt = (words: Uint32Array, at: number): number => words[at] as number
-
-export const offsetAt = (words: Uint32Array, at: number): number =>
-  ((words[at + 2] as number) >>> 16) * 2 ** 32 + (words[at + 1] as number)
-
-export const lenAt = (words: Uint32Array, at: number): number => (words[at + 3] as number) & len_max
-
-export const keyLenAt = (words: Uint32Array, at: number): number =>
-  ((words[at + 2] as number) & 0xffff) | (((words[at + 3] as number) >>> key_len_high_shift) & 0x10000)
-
-export const isLiveAt = (words: Uint32Array, at: number): boolean => ((words[at + 3] as number) & live_bit) !== 0
-
-export const markDeadAt = (words: Uint32Array, at: number): void => {
-  words[at + 3] = (words[at + 3] as number) & ~live_bit
-}
-
-export const writePlaceAt = (
-  words: Uint32Array,
-  at: number,
-  keyLen: number,
-  segment: number,
-  offset: number,
-  len: number
-): void => {
-  words[at] = segment
-  words[at + 1] = offset
-  words[at + 2] = ((offset / 2 ** 32) << 16) | (keyLen & 0xffff)
-  words[at + 3] = len | ((keyLen & 0x10000) << key_len_high_shift) | live_bit
-}
-
-/** Writes the key `bytes[start, end)` as words. */
-export const packAt = (words: Uint32Array, at: number, bytes: Uint8Array, start: number, end: number): void => {
-  const whole = start + ((end - start) & ~3)
-  let word = at
-  let i = start
-  for (; i < whole; i += 4) {
-    words[word++] = ((bytes[i] as number) << 24) | ((bytes[i + 1] as number) << 16) | ((bytes[i + 2] as number) << 8) |
-      (bytes[i + 3] as number)
-  }
-  if (i === end) return
-  let last = 0
-  for (let shift = 24; i < end; i++, shift -= 8) last |= (bytes[i] as number) << shift
-  words[word] = last
-}
-
-/** A copy of a record's key. */
-export const keyAt = (words: Uint32Array, at: number): Uint8Array => {
-  const keyLen = keyLenAt(words, at)
-  const key = new Uint8Array(keyLen)
-  const whole = keyLen & ~3
-  let word = at + header_words
-  let i = 0
-  for (; i < whole; i += 4) {
-    const bytes = words[word++] as number
-    key[i] = bytes >>> 24
-    key[i + 1] = bytes >>> 16
-    key[i + 2] = bytes >>> 8
-    key[i + 3] = bytes
-  }
-  for (let shift = 24; i < keyLen; i++, shift -= 8) key[i] = (words[word] as number) >>> shift
-  return key
-}
-
-/**
- * Negative, zero or positive as the key of record `a` lies before, at or behind that of `b`. The zeros in a last word
- * are right: where they decide, the shorter key is a prefix of the other or has the lower byte, and comes first.
- */
-const compareAt = (a: Uint32Array, aAt: number, b: Uint32Array, bAt: number): number => {
-  const aLen = keyLenAt(a, aAt)
-  const bLen = keyLenAt(b, bAt)
-  const words = keyWords(aLen < bLen ? aLen : bLen)
-  for (let i = header_words; i < header_words + words; i++) {
-    const x = a[aAt + i] as number
-    const y = b[bAt + i] as number
-    if (x !== y) return x < y ? -1 : 1
-  }
-  return aLen - bLen
-}
-
-const slabOf = (slabs: Slabs, entry: number): Uint32Array => slabs.words[entry >>> slab_bits] as Uint32Array
-
-const compareEntries = (slabs: Slabs, a: number, b: number): number =>
-  compareAt(slabOf(slabs, a), a & (slab_words - 1), slabOf(slabs, b), b & (slab_words - 1))
-
-const locate = (slabs: Slabs, entry: number): Located => {
-  const words = slabOf(slabs, entry)
-  const at = entry & (slab_words - 1)
-  return { key: keyAt(words, at), segment: segmentAt(words, at), offset: offsetAt(words, at), len: lenAt(words, at) }
 }
 
 /** The given bounds as records, so that one comparison serves all. */
@@ -303,69 +196,101 @@ const sortRun = (slabs: Slabs, entries: Uint32Array): Uint32Array => {
   return sorted
 }
 
+/**
+ * What of a key decides most comparisons, as a number: 53 bits from a word on. Numbers compare as their keys do, except
+ * that those of different keys can be equal.
+ */
+const numberAt = (slabs: Slabs, entry: number, common: number): number => {
+  const words = slabOf(slabs, entry)
+  const at = entry & (slab_words - 1)
+  const behind = keyWords(keyLenAt(words, at)) - common
+  const first = at + header_words + common
+  return behind < 1
+    ? 0
+    : (words[first] as number) * 2 ** 21 + (behind < 2 ? 0 : (words[first + 1] as number) >>> 11)
+}
+
+/** Sorted entries, and the numbers of their keys from the word `common` on, so that a merge need not look them up. */
+interface Run {
+  readonly entries: Uint32Array
+  readonly numbers: Float64Array
+  common: number
+}
+
 /** A heap of sorted runs, the one whose next entry has the lowest key on top. */
 class Merge {
   private readonly slabs: Slabs
-  /** By run number: the sorted entries, how many were passed on, the next one, and the head of its key. */
-  private readonly runs: Array<Uint32Array> = []
-  private readonly taken: Array<number> = []
-  private readonly nexts: Array<number> = []
-  private readonly heads: Array<number> = []
+  private readonly runs: Array<Run> = []
+  /** By run: how many entries were passed on, the next one, and the number of its key. */
+  private taken = new Uint32Array(0)
+  private nexts = new Uint32Array(0)
+  private numbers = new Float64Array(0)
   /** The words that all keys begin with. */
   private common = key_bytes_max
-  /** Run numbers. The next entry of a parent is below those of its children. */
-  private readonly heap: Array<number> = []
+  /** Indexes of runs. The next entry of a parent is below those of its children. */
+  private heap = new Uint32Array(0)
+  private size = 0
 
   constructor(slabs: Slabs) {
     this.slabs = slabs
   }
 
-  add(run: Uint32Array): void {
-    const first = this.runs[0]?.[0] ?? run[0] as number
-    this.common = commonWords(this.slabs, run, first, this.common)
+  add(entries: Uint32Array): void {
+    const first = this.runs[0]?.entries[0] ?? entries[0] as number
+    this.common = commonWords(this.slabs, entries, first, this.common)
+    const run = { entries, numbers: new Float64Array(entries.length), common: -1 }
     this.runs.push(run)
+    this.number(run)
   }
 
-  /** To be called when all runs are in. */
-  start(): void {
-    for (const [number, run] of this.runs.entries()) {
-      this.taken.push(0)
-      this.nexts.push(0)
-      this.heads.push(0)
-      this.point(number, run[0] as number)
-      this.rise(this.heap.push(number) - 1, number)
+  /** To be called when all runs are in. A step for each run that came when more words seemed alike. */
+  *start(): Generator<void> {
+    const count = this.runs.length
+    this.taken = new Uint32Array(count)
+    this.nexts = new Uint32Array(count)
+    this.numbers = new Float64Array(count)
+    this.heap = new Uint32Array(count)
+    for (const [index, run] of this.runs.entries()) {
+      if (run.common !== this.common) {
+        this.number(run)
+        yield
+      }
+      this.nexts[index] = run.entries[0] as number
+      this.numbers[index] = run.numbers[0] as number
+      this.rise(this.size++, index)
     }
   }
 
   /** Takes the entry with the lowest key; 0 when there is none. */
   next(): number {
-    const top = this.heap[0]
-    if (top === undefined) return 0
+    if (this.size === 0) return 0
+    const top = this.heap[0] as number
     const entry = this.nexts[top] as number
-    const run = this.runs[top] as Uint32Array
+    const { entries, numbers } = this.runs[top] as Run
     const taken = (this.taken[top] as number) + 1
-    if (taken < run.length) {
+    if (taken < entries.length) {
       this.taken[top] = taken
-      this.point(top, run[taken] as number)
+      this.nexts[top] = entries[taken] as number
+      this.numbers[top] = numbers[taken] as number
       this.sink(top)
-    } else {
-      const last = this.heap.pop() as number
-      if (this.heap.length > 0) this.sink(last)
+    } else if (--this.size > 0) {
+      this.sink(this.heap[this.size] as number)
     }
     return entry
   }
 
-  private point(run: number, entry: number): void {
-    this.nexts[run] = entry
-    this.heads[run] = headAt(this.slabs, entry, this.common)
+  private number(run: Run): void {
+    const { entries, numbers } = run
+    for (let i = 0; i < entries.length; i++) numbers[i] = numberAt(this.slabs, entries[i] as number, this.common)
+    run.common = this.common
   }
 
   /** Puts a run where it belongs, from the top. One that goes on below all others stays, as when keys came in order. */
   private sink(run: number): void {
-    const { heap } = this
+    const { heap, size } = this
     let at = 0
-    for (let child = 1; child < heap.length; child = 2 * at + 1) {
-      if (child + 1 < heap.length && this.before(heap[child + 1] as number, heap[child] as number)) child++
+    for (let child = 1; child < size; child = 2 * at + 1) {
+      if (child + 1 < size && this.before(heap[child + 1] as number, heap[child] as number)) child++
       if (!this.before(heap[child] as number, run)) break
       heap[at] = heap[child] as number
       at = child
@@ -386,56 +311,64 @@ class Merge {
   }
 
   private before(a: number, b: number): boolean {
-    const aHead = this.heads[a] as number
-    const bHead = this.heads[b] as number
-    return aHead !== bHead
-      ? aHead < bHead
-      : compareEntries(this.slabs, this.nexts[a] as number, this.nexts[b] as number) < 0
+    const x = this.numbers[a] as number
+    const y = this.numbers[b] as number
+    return x !== y ? x < y : compareEntries(this.slabs, this.nexts[a] as number, this.nexts[b] as number) < 0
   }
 }
 
-function* unorderedBatches(
-  slabs: Slabs,
-  scan: Scan,
-  batch: number
-): Generator<ReadonlyArray<Located>, void, undefined> {
-  const entries = new Uint32Array(batch)
-  while (!scan.done) {
-    const count = scan.fill(entries)
-    const located: Array<Located> = []
-    for (let i = 0; i < count; i++) located.push(locate(slabs, entries[i] as number))
-    yield located
-  }
+function* unorderedEntries(scan: Scan, most: number): Generator<Uint32Array, void, undefined> {
+  const entries = new Uint32Array(most)
+  while (!scan.done) yield entries.subarray(0, scan.fill(entries))
 }
 
-function* orderedBatches(slabs: Slabs, scan: Scan, batch: number): Generator<ReadonlyArray<Located>, void, undefined> {
+function* orderedEntries(slabs: Slabs, scan: Scan, most: number): Generator<Uint32Array, void, undefined> {
   const merge = new Merge(slabs)
-  const entries = new Uint32Array(run_entries)
+  const entries = new Uint32Array(Math.max(run_entries, most))
+  const none = entries.subarray(0, 0)
   while (!scan.done) {
-    const count = scan.fill(entries)
+    const count = scan.fill(entries.subarray(0, run_entries))
     if (count > 0) merge.add(sortRun(slabs, entries.slice(0, count)))
-    yield []
+    yield none
   }
-  merge.start()
-  let entry = merge.next()
-  while (entry !== 0) {
-    const located: Array<Located> = []
-    let copied = 0
-    while (entry !== 0 && located.length < batch && copied <= 4 * step_key_words) {
-      const next = locate(slabs, entry)
-      located.push(next)
-      copied += next.key.length
-      entry = merge.next()
-    }
-    yield located
+  for (const _ of merge.start()) yield none
+  for (let entry = merge.next(); entry !== 0;) {
+    let count = 0
+    for (; entry !== 0 && count < most; entry = merge.next()) entries[count++] = entry
+    yield entries.subarray(0, count)
+  }
+}
+
+/** Long keys end a batch early. */
+function* locatedBatches(
+  slabs: Slabs,
+  steps: Generator<Uint32Array, void, undefined>
+): Generator<ReadonlyArray<Located>, void, undefined> {
+  for (const entries of steps) {
+    let at = 0
+    do {
+      const located: Array<Located> = []
+      for (let copied = 0; at < entries.length && copied <= 4 * step_key_words; at++) {
+        const next = locate(slabs, entries[at] as number)
+        located.push(next)
+        copied += next.key.length
+      }
+      yield located
+    } while (at < entries.length)
   }
 }
 
 /** A snapshot over slabs that the caller no longer changes below their ends. */
-export const snapshotOf = (slabs: Slabs, size: number): KeydirSnapshot => ({
-  size,
-  batches({ batch = 1_024, ordered, range }) {
-    const entries = Math.max(1, Math.min(Math.trunc(batch), batch_entries_max))
-    return (ordered ? orderedBatches : unorderedBatches)(slabs, new Scan(slabs, range), entries)
+export const snapshotOf = (slabs: Slabs, size: number): KeydirSnapshot => {
+  const entries = ({ ordered, range }: WalkOptions, most: number) => {
+    const scan = new Scan(slabs, range)
+    return ordered ? orderedEntries(slabs, scan, most) : unorderedEntries(scan, most)
   }
-})
+  return {
+    size,
+    slabs,
+    entries: (options) => entries(options, batch_entries_max),
+    batches: ({ batch = 1_024, ...options }) =>
+      locatedBatches(slabs, entries(options, Math.max(1, Math.min(Math.trunc(batch), batch_entries_max))))
+  }
+}

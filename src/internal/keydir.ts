@@ -2,7 +2,7 @@
  * The keydir: which keys are live and where the newest record of each lies, in memory, off the JavaScript heap.
  *
  * Hash tables hold pairs of an entry id and a hash; an entry id names a record of place and key bytes in a slab (the
- * layout is in `keyOrder.ts`). A look-up costs one memory miss in a table and one in a slab. Beyond the key's own
+ * layout is in `keyRecord.ts`). A look-up costs one memory miss in a table and one in a slab. Beyond the key's own
  * bytes an entry takes 16 of header, up to 3 of filling and 11 to 21 of table.
  *
  * The hash's top bits choose one of 1,024 stripes, each a table of its own, which doubles by itself: no call pays for
@@ -25,11 +25,12 @@
  * and slab and word of an entry id were in range when the id was made.
  */
 import { halfSipHash } from "./halfSipHash.ts"
-import * as order from "./keyOrder.ts"
+import { type KeydirSnapshot, snapshotOf } from "./keyOrder.ts"
+import * as order from "./keyRecord.ts"
 import { copyShared, emptySlot, isShared, noSlots, reach, rehashed, table_words_min } from "./keyTable.ts"
 import { holdsPacked, packed } from "./packedKeys.ts"
 
-export type { BatchOptions, KeydirSnapshot, KeyRange, Located } from "./keyOrder.ts"
+export type { KeydirSnapshot, KeyRange, WalkOptions } from "./keyOrder.ts"
 
 /** Enough stripes that one grows in ~0.3 ms at 10^7 keys, few enough that an empty keydir takes 12 KiB. */
 const stripe_bits = 10
@@ -235,9 +236,9 @@ export class Keydir {
   }
 
   /** The keydir as it is now. Copies two list entries per slab, 5,000 pairs at 10^7 keys, and no record. */
-  snapshot(): order.KeydirSnapshot {
+  snapshot(): KeydirSnapshot {
     this.generation++
-    return order.snapshotOf({ words: this.words.slice(), ends: this.ends.slice() }, this.keys)
+    return snapshotOf({ words: this.words.slice(), ends: this.ends.slice() }, this.keys)
   }
 
   /** All of it as it is now. Copies four numbers per slab and two per stripe, and no record. */

@@ -2,7 +2,7 @@
  * The keys at hand as words: packed once, then hashed, compared and copied. Nothing waits while they are, so one array
  * is enough; it holds the longest key there can be, or many.
  */
-import * as order from "./keyOrder.ts"
+import * as order from "./keyRecord.ts"
 
 export const packed_words = order.keyWords(order.key_bytes_max)
 export const packed = new Uint32Array(packed_words)

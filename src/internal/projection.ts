@@ -7,31 +7,25 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Stream from "effect/Stream"
 import { CorruptSegment, type InvalidPosition, type IoError } from "../Errors.ts"
-import type { LogRecord, RecordType } from "../Frame.ts"
 import * as Frame from "../Frame.ts"
+import { sharedBytes } from "./bytes.ts"
 import type { Checkpoint } from "./checkpoint.ts"
 import type { Frames } from "./frames.ts"
-import { type FrozenKeydir, Keydir, type KeydirSnapshot, type KeyRange, type Located } from "./keydir.ts"
-import { keyWords } from "./keyOrder.ts"
+import { gather, type Gathered, type KeyValue, type PutFrames } from "./gather.ts"
+import { type FrozenKeydir, Keydir, type KeydirSnapshot, type KeyRange } from "./keydir.ts"
+import { keyWords, type Located } from "./keyRecord.ts"
 import { packed_words } from "./packedKeys.ts"
-import type { KeyedPlace, Place } from "./segmentFiles.ts"
+import type { Place } from "./segmentFiles.ts"
 
 /** What a projection reads single records through. */
 export interface Source {
   readonly directory: string
-  readonly read: (place: Place) => Effect.Effect<LogRecord, IoError | CorruptSegment | InvalidPosition>
+  readonly read: (place: Place) => Effect.Effect<Frame.LogRecord, IoError | CorruptSegment | InvalidPosition>
   readonly valueNow: (key: Uint8Array, place: Place) => Uint8Array | IoError | undefined
-  readonly valuesNow: (places: ReadonlyArray<KeyedPlace>) => Array<Uint8Array | IoError | undefined>
+  readonly bytesNow: (segment: number, into: Uint8Array, length: number, offset: number) => number | IoError | undefined
+  readonly openSegment: (segment: number) => Effect.Effect<void, IoError>
 }
 
-/** A key and its value. */
-export interface KeyValue {
-  readonly key: Uint8Array
-  readonly value: Uint8Array
-}
-
-// The values of one step of a stream: many small ones, or one large one.
-const step_bytes_max = 1_048_576
 const step_keys_max = 512
 
 /** What a frame has in the place of its type. */
@@ -78,7 +72,7 @@ export class Projection {
   }
 
   /** Folds one record in. Records come in the order of the file; the key is copied. */
-  apply(type: RecordType, key: Uint8Array, place: Place): void {
+  apply(type: Frame.RecordType, key: Uint8Array, place: Place): void {
     this.#records++
     this.#bytes += place.len
     if (type === "Put") {
@@ -88,7 +82,7 @@ export class Projection {
     }
   }
 
-  applyAll(records: ReadonlyArray<LogRecord>): void {
+  applyAll(records: ReadonlyArray<Frame.LogRecord>): void {
     for (const record of records) this.apply(record.type, record.key, record)
   }
 
@@ -243,38 +237,48 @@ export const located = (
     return Stream.paginate<void, Located>(undefined, () => Effect.tap(next, Effect.yieldNow))
   })
 
-/** The keys with their values, in steps of bounded bytes. */
-export const withValues = <E>(
+/** The frames of the live records in range, checked. */
+export const framesOf = (
   source: Source,
-  keys: Stream.Stream<Located, E>
-): Stream.Stream<KeyValue, E | IoError | CorruptSegment> =>
-  Stream.flatMap(Stream.chunks(keys), (batch) =>
-    Stream.paginate(0, (from) => {
-      let to = from + 1
-      let bytes = batch[from]?.len ?? 0
-      for (; to < batch.length; to++) {
-        bytes += batch[to]?.len ?? 0
-        if (bytes > step_bytes_max) break
-      }
-      return Effect.map(
-        readStep(source, from === 0 && to === batch.length ? batch : batch.slice(from, to)),
-        (values) => [values, to < batch.length ? Option.some(to) : Option.none<number>()] as const
-      )
-    }))
+  snapshot: KeydirSnapshot,
+  options: { readonly ordered: boolean; readonly range: KeyRange; readonly all: boolean }
+): Gathered =>
+  gather(
+    {
+      bytesNow: source.bytesNow,
+      // Of a file that is gone `read` has more to say.
+      open: (segment) =>
+        Effect.catch(
+          source.openSegment(segment),
+          (error) => error.code === "ENOENT" ? Effect.void : Effect.fail(error)
+        ),
+      value: (key, place) => readChecked(source, key, place)
+    },
+    snapshot,
+    options
+  )
 
-const readStep = Effect.fnUntraced(function*(
-  source: Source,
-  places: ReadonlyArray<Located>
-): Effect.fn.Return<Array<KeyValue>, IoError | CorruptSegment> {
-  const values = source.valuesNow(places)
+/** The keys with their values, in memory that belongs to whoever takes them. */
+export const entriesIn = (frames: Gathered): Stream.Stream<KeyValue, IoError | CorruptSegment> =>
+  Stream.paginate<void, KeyValue, IoError | CorruptSegment>(
+    undefined,
+    () =>
+      Effect.map(Effect.tap(frames, Effect.yieldNow), (next) =>
+        next === undefined
+          ? [[], Option.none<void>()] as const
+          : ["bytes" in next ? keyValues(next) : next, Option.some<void>(undefined)] as const)
+  )
+
+const keyValues = ({ bytes, from, starts, to, view }: PutFrames): Array<KeyValue> => {
+  const base = starts[from] as number
+  const shared = sharedBytes((starts[to] as number) - base)
+  shared.set(bytes.subarray(base, base + shared.length))
   const entries: Array<KeyValue> = []
-  for (let index = 0; index < places.length; index++) {
-    const place = places[index] as Located
-    const value = values[index]
-    entries.push({
-      key: place.key,
-      value: value instanceof Uint8Array ? value : yield* settled(source, place.key, place, value)
-    })
+  for (let index = from; index < to; index++) {
+    const at = (starts[index] as number) - base
+    const keyEnd = at + Frame.header_bytes + view.getUint32(base + at + Frame.fieldOffset.keyLength, true)
+    const end = (starts[index + 1] as number) - base - Frame.crc_bytes
+    entries.push({ key: shared.slice(at + Frame.header_bytes, keyEnd), value: shared.subarray(keyEnd, end) })
   }
   return entries
-})
+}

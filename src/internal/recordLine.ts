@@ -20,9 +20,9 @@ const Base64 = Schema.String.check(
 
 export const Line = Schema.fromJsonString(Schema.Struct({ key_b64: Base64, value_b64: Base64 }))
 
-const line_start = `{"key_b64":"`
-const line_middle = `","value_b64":"`
-const line_end = `"}`
+export const line_start = `{"key_b64":"`
+export const line_middle = `","value_b64":"`
+export const line_end = `"}`
 
 /** The line of a record, with its line feed. */
 export const toLine = (key: Uint8Array, value: Uint8Array): string =>

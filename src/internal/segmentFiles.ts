@@ -30,20 +30,12 @@ interface Entry {
   pins: number
 }
 
-/** A place, and the key that the record there must set. */
-export interface KeyedPlace extends Place {
-  readonly key: Uint8Array
-}
-
 /**
  * Small values are views on buffers that each take some dozens of them, as Node's own small Buffers are: a buffer for
  * each would cost as much as the read itself. A value that is kept keeps no more than this alive.
  */
 const pool_bytes = 8_192
 const pooled_bytes_max = pool_bytes / 2
-
-/** Bytes nobody asked for that are read along, where another call would take longer. */
-const gap_bytes_max = 4_096
 
 export class SegmentFiles {
   readonly #disk: DiskService
@@ -107,53 +99,18 @@ export class SegmentFiles {
     return this.#pool.subarray(at + Frame.header_bytes + key.length, at + len - Frame.crc_bytes)
   }
 
-  /**
-   * `valueNow` for many, with one read for those that follow each other in the order given. The payloads are views that
-   * may share a buffer. The caller bounds what is asked for at once.
-   */
-  valuesNow(wanted: ReadonlyArray<KeyedPlace>): Array<Uint8Array | IoError | undefined> {
-    const values: Array<Uint8Array | IoError | undefined> = []
-    for (let from = 0; from < wanted.length;) {
-      const first = wanted[from] as KeyedPlace
-      let end = first.offset + first.len
-      let to = from + 1
-      for (; to < wanted.length; to++) {
-        const next = wanted[to] as KeyedPlace
-        const gap = next.offset - end
-        const length = next.offset + next.len - first.offset
-        const joins = gap >= 0 && gap <= gap_bytes_max && length <= Disk.blocking_bytes_max
-        if (next.segment !== first.segment || !joins) break
-        end = next.offset + next.len
-      }
-      this.#readRun(wanted, from, to, end - first.offset, values)
-      from = to
-    }
-    return values
+  /** Reads from a segment in this very step, no more than that allows: the count, or `undefined` if it is not open. */
+  bytesNow(segment: number, into: Uint8Array, length: number, offset: number): number | IoError | undefined {
+    const entry = this.#touch(segment)
+    return entry === undefined ? undefined : Disk.readFullyNow(entry.file, into, 0, length, offset)
   }
 
-  #readRun(
-    wanted: ReadonlyArray<KeyedPlace>,
-    from: number,
-    to: number,
-    length: number,
-    values: Array<Uint8Array | IoError | undefined>
-  ): void {
-    const first = wanted[from] as KeyedPlace
-    const entry = length > Disk.blocking_bytes_max ? undefined : this.#touch(first.segment)
-    const bytes = sharedBytes(entry === undefined ? 0 : length)
-    const count = entry === undefined ? 0 : Disk.readFullyNow(entry.file, bytes, 0, length, first.offset)
-    const whole = count === length ? bytes : bytes.subarray(0, 0)
-    const view = new DataView(whole.buffer)
-    for (let index = from; index < to; index++) {
-      const { key, len, offset } = wanted[index] as KeyedPlace
-      const at = offset - first.offset
-      values.push(
-        typeof count !== "number" ? count : whole.length > 0 && Frame.isPutOf(key, whole, view, at, len)
-          ? whole.subarray(at + Frame.header_bytes + key.length, at + len - Frame.crc_bytes)
-          : undefined
-      )
-    }
-  }
+  /** Opens a segment, so that `bytesNow` can read it. */
+  readonly open = (segment: number): Effect.Effect<void, IoError> =>
+    Effect.uninterruptible(Effect.flatMap(this.#pin(segment), (entry) => {
+      entry.pins--
+      return this.#evict()
+    }))
 
   // However many fibers read at once, no more than this many hold a descriptor beside the cached ones.
   readonly #turn = Semaphore.makeUnsafe(open_max)

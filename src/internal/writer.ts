@@ -19,6 +19,7 @@ import { type IoError, LimitExceeded, WriterPoisoned } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
 import type { Unsynced } from "../Lock.ts"
 import { type Position, segment_max, segmentPath } from "../Recovery.ts"
+import type { PutFrames } from "./gather.ts"
 import { closedError, type SegmentFiles } from "./segmentFiles.ts"
 
 /** A record to write, its strings already bytes. */
@@ -214,13 +215,53 @@ export class Writer {
     return refs
   })
 
+  /**
+   * Appends sound frames, each small enough for a blocking write, which get txids of this log in place. When a write
+   * fails, a prefix of them is in the log.
+   */
+  readonly appendFrames = (frames: PutFrames): Effect.Effect<void, WriteError> =>
+    this.#exclusively(Effect.andThen(this.#letOthersRun, this.#appendFramesHeld(frames)))
+
+  readonly #appendFramesHeld = Effect.fnUntraced(function*(
+    this: Writer,
+    { bytes, from, starts, to, view }: PutFrames
+  ): Effect.fn.Return<void, WriteError> {
+    if (this.#txid > Frame.txid_max - (to - from)) return yield* txidLimit(this.#txid + to - from)
+    for (let at = from; at < to; yield* this.#letOthersRun) {
+      const start = starts[at] as number
+      if (!this.#hasRoom((starts[at + 1] as number) - start)) yield* this.#rotateHeld
+      // A sync may have failed while the frames before these were written.
+      const refusal = this.#refusal
+      if (refusal !== undefined) return yield* refusal
+      const first = at++
+      while (at < to && this.#fitsOneWrite((starts[at + 1] as number) - start)) at++
+      for (let index = first; index < at; index++) {
+        const frame = starts[index] as number
+        Frame.renumber(bytes, view, frame, (starts[index + 1] as number) - frame, this.#txid + 1 + index - first)
+      }
+      const end = starts[at] as number
+      this.#blockedBytes += end - start
+      const failed = Disk.appendFullyNow(this.#file, bytes, start, end)
+      if (failed !== undefined) return yield* this.#poison(failed)
+      if (this.#observers.length === 0) {
+        this.#txid += at - first
+        this.#offset += end - start
+      } else {
+        for (let index = first; index < at; index++) {
+          const record = Frame.recordAt(bytes, view, starts[index] as number, 0, 0)
+          this.#written(record, record.len)
+        }
+      }
+    }
+  })
+
   /** Up to which of the entries fit into one blocking write, and into the segment. */
   #batchEnd(entries: ReadonlyArray<Entry>, from: number): number {
     let length = 0
     let to = from
     for (; to < entries.length; to++) {
       length += lengthOf(entries[to] as Entry)
-      if (length > Disk.blocking_bytes_max || !this.#fits(length)) break
+      if (!this.#fitsOneWrite(length)) break
     }
     return to
   }
@@ -275,6 +316,10 @@ export class Writer {
   // A segment takes at least one record, however large.
   #hasRoom(length: number): boolean {
     return this.#offset === 0 || this.#fits(length)
+  }
+
+  #fitsOneWrite(length: number): boolean {
+    return length <= Disk.blocking_bytes_max && this.#fits(length)
   }
 
   #fits(length: number): boolean {

@@ -13,6 +13,7 @@ const checkpoint = "test/checkpoint.test.ts"
 const crashPoints = "test/crashPoints.test.ts"
 const failures = "test/failures.test.ts"
 const fsync = "test/fsync.test.ts"
+const gather = "test/gather.test.ts"
 const log = "test/Log.test.ts"
 const recovery = "test/Recovery.test.ts"
 
@@ -590,6 +591,51 @@ const sharing = [
     replace: "record.type === \"Put\"",
     test: "test/Kv.test.ts",
     caughtBy: "two whole records that have changed places are RecordMismatch"
+  },
+  {
+    name: "gathering-does-not-compare-the-key",
+    claim: "Of many values that are read at once, each is given out for the key it was put under only.",
+    file: "src/internal/gather.ts",
+    find: "keyStandsAt(words, word, block, start + Frame.header_bytes)",
+    replace: "keyStandsAt(words, word, block, start + Frame.header_bytes) !== undefined",
+    test: gather,
+    caughtBy: "of whole records that have changed places none is given out"
+  },
+  {
+    name: "gathering-hides-what-stands-before-damage",
+    claim: "Of many values that are read at once, all before the first damaged one are given out.",
+    file: "src/internal/gather.ts",
+    find: "this.#isSound[to] === 1 && ",
+    replace: "",
+    test: gather,
+    caughtBy: "all come before the first that is damaged, and that is named"
+  },
+  {
+    name: "gathering-fails-of-what-lies-between",
+    claim: "A read that fails of many records at once is tried again for each.",
+    file: "src/internal/gather.ts",
+    find: "else if (next === from + 1) this.#fail",
+    replace: "else this.#fail",
+    test: gather,
+    caughtBy: "are read one by one where reading them together failed, and fail with what their own read says"
+  },
+  {
+    name: "gathering-reads-in-the-order-of-the-keys",
+    claim: "Many values are read in the order of the files.",
+    file: "src/internal/gather.ts",
+    find: "numbers.sort()",
+    replace: "",
+    test: gather,
+    caughtBy: "take one read for many neighbours in the files, in whatever order their keys are"
+  },
+  {
+    name: "compaction-keeps-txids",
+    claim: "Frames that a compaction copies get txids of the new log.",
+    file: "src/internal/writer.ts",
+    find: "this.#txid + 1 + index - first)",
+    replace: "this.#txid + 1)",
+    test: gather,
+    caughtBy: "gives them the next txids, goes on in new segments, and tells whoever observes"
   }
 ]
 
