@@ -19,7 +19,8 @@ import * as Disk from "./Disk.ts"
 import { type CorruptSegment, type InvalidLine, type IoError, TargetRefused } from "./Errors.ts"
 import { LineWriter } from "./internal/exportLines.ts"
 import { Lines } from "./internal/lines.ts"
-import { Line as RecordLine, line_bytes_max, type Pair, parse, toLine } from "./internal/recordLine.ts"
+import { PutBuffer } from "./internal/putBuffer.ts"
+import { decodeExported, limitError, Line as RecordLine, line_bytes_max, parse, toLine } from "./internal/recordLine.ts"
 import { temporaryName } from "./internal/temporaryName.ts"
 import type * as Kv from "./Kv.ts"
 import type * as Log from "./Log.ts"
@@ -154,9 +155,6 @@ const writeLines = Effect.fnUntraced(function*(
   return { records_written: records, bytes_written: bytes }
 })
 
-// What is gathered before it is written: some two milliseconds' work, and one record at least.
-const batch_bytes_max = Disk.blocking_bytes_max
-
 /**
  * Reads lines and puts them, in order; resolves once all are synced. Blank lines are skipped.
  *
@@ -177,39 +175,50 @@ export const fromLines = Effect.fnUntraced(function*<E, R>(
   let records = 0
   let bytes = 0
   let stopped = false
-  let batch: Array<Pair> = []
-  // Most keys and values are decoded into one buffer, which is used again for the next batch.
-  const buffer = Buffer.allocUnsafeSlow(batch_bytes_max)
-  let used = 0
-  const flush = Effect.suspend(() => {
-    const entries = batch
-    batch = []
-    used = 0
-    return Effect.mapBoth(kv.putMany(entries), {
-      onFailure: (error) => {
+  const stored = (newRecords: number, newBytes: number) => {
+    records += newRecords
+    bytes += newBytes
+    options?.onProgress?.(records)
+  }
+  const writing = <A>(write: Effect.Effect<A, Log.WriteError>) =>
+    Effect.tapError(write, () =>
+      Effect.sync(() => {
         stopped = true
-        return error
-      },
-      onSuccess: (refs) => {
-        records += refs.length
-        for (const ref of refs) bytes += ref.len
-        options?.onProgress?.(records)
-      }
+      }))
+  const frames = new PutBuffer()
+  const flush = Effect.suspend(() =>
+    frames.to === 0 ? Effect.void : Effect.map(writing(kv.putFrames(frames, frames.keyBytes)), () => {
+      stored(frames.to, frames.length)
+      frames.clear()
     })
-  })
+  )
   const lines = new Lines(line_bytes_max)
   const add = Effect.gen(function*() {
     while (lines.next()) {
+      // A line is longer than the frame of its record.
       const length = lines.end - lines.start
-      if (used + length > batch_bytes_max && used > 0) {
+      if (!frames.hasRoom(length)) {
         yield* flush
         yield* Effect.yieldNow
       }
-      const fits = length <= batch_bytes_max
-      const parsed = fits ? parse(lines, buffer, used) : parse(lines, Buffer.allocUnsafeSlow(length), 0)
+      const lengths = frames.hasRoom(length) ? decodeExported(lines, frames.bytes, frames.keyStart) : undefined
+      if (lengths !== undefined) {
+        const refused = limitError(lines, lengths)
+        if (refused !== undefined) return yield* refused
+        frames.add(...lengths)
+        continue
+      }
+      const parsed = parse(lines)
       if (Result.isFailure(parsed)) return yield* parsed.failure
-      batch.push(parsed.success)
-      used += length
+      const [key, value] = parsed.success
+      const refused = limitError(lines, [key.length, value.length])
+      if (refused !== undefined) return yield* refused
+      if (!frames.put(key, value)) {
+        yield* flush
+        if (frames.put(key, value)) continue
+        const refs = yield* writing(kv.putMany([[key, value]]))
+        for (const { len } of refs) stored(1, len)
+      }
     }
   })
   const read = Stream.runForEach(input, (chunk) => {

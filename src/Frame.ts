@@ -179,20 +179,45 @@ export const encodeWithView = (
   key: Uint8Array,
   payload: Uint8Array
 ): number => {
-  view.setUint32(at, magic, true)
-  view.setUint16(at + fieldOffset.version, version, true)
-  target[at + fieldOffset.recordType] = type === "Raw" ? 0 : type === "Put" ? 1 : 2
-  target[at + fieldOffset.flags] = 0
-  view.setUint32(at + fieldOffset.txid, txid >>> 0, true)
-  view.setUint32(at + fieldOffset.txid + 4, Math.floor(txid / 0x1_0000_0000), true)
-  view.setUint32(at + fieldOffset.keyLength, key.length, true)
-  view.setUint32(at + fieldOffset.payloadLength, payload.length, true)
+  const recordType = type === "Raw" ? 0 : type === "Put" ? 1 : 2
+  writeHeader(target, view, at, recordType, key.length, payload.length)
+  writeTxid(view, at, txid)
   if (key.length > 0) target.set(key, at + header_bytes)
   target.set(payload, at + header_bytes + key.length)
   const end = at + header_bytes + key.length + payload.length
   view.setUint32(end, crc.crc32c(target, at, end, 0), true)
   return end + crc_bytes
 }
+
+const writeHeader = (
+  target: Uint8Array,
+  view: DataView,
+  at: number,
+  recordType: number,
+  keyLength: number,
+  payloadLength: number
+): void => {
+  view.setUint32(at, magic, true)
+  view.setUint16(at + fieldOffset.version, version, true)
+  target[at + fieldOffset.recordType] = recordType
+  target[at + fieldOffset.flags] = 0
+  view.setUint32(at + fieldOffset.keyLength, keyLength, true)
+  view.setUint32(at + fieldOffset.payloadLength, payloadLength, true)
+}
+
+const writeTxid = (view: DataView, at: number, txid: number): void => {
+  view.setUint32(at + fieldOffset.txid, txid >>> 0, true)
+  view.setUint32(at + fieldOffset.txid + 4, Math.floor(txid / 0x1_0000_0000), true)
+}
+
+/** The header of a Put that is still to be numbered (`renumber`). @internal */
+export const writePutHeader = (
+  target: Uint8Array,
+  view: DataView,
+  at: number,
+  keyLength: number,
+  payloadLength: number
+): void => writeHeader(target, view, at, 1, keyLength, payloadLength)
 
 /**
  * What `decode` found: a whole valid frame and where it ends, or why there is none. `found` is the offending value of a
@@ -321,10 +346,9 @@ export const isPutOf = (key: Uint8Array, bytes: Uint8Array, view: DataView, at: 
   return true
 }
 
-/** Gives the sound frame at `at` another txid, and the checksum that goes with it. @internal */
+/** Gives the frame at `at` a txid, and the checksum that goes with it. @internal */
 export const renumber = (bytes: Uint8Array, view: DataView, at: number, length: number, txid: number): void => {
-  view.setUint32(at + fieldOffset.txid, txid >>> 0, true)
-  view.setUint32(at + fieldOffset.txid + 4, Math.floor(txid / 0x1_0000_0000), true)
+  writeTxid(view, at, txid)
   const end = at + length - crc_bytes
   view.setUint32(end, crc.crc32c(bytes, at, end, 0), true)
 }

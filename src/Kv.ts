@@ -33,9 +33,11 @@ import {
 } from "./Errors.ts"
 import { type Bytes, toBytes } from "./internal/bytes.ts"
 import { load as loadCheckpoint } from "./internal/checkpoint.ts"
-import { type CheckpointPolicy, keepCheckpoint } from "./internal/checkpointing.ts"
+import { type CheckpointPolicy, keepCheckpoint, type Written } from "./internal/checkpointing.ts"
 import { closeOnFailure } from "./internal/closeOnFailure.ts"
 import { compact, type Compacted } from "./internal/compaction.ts"
+import { follow, projectionOfLog } from "./internal/following.ts"
+import type { PutFrames } from "./internal/frames.ts"
 import type { Gathered, KeyValue } from "./internal/gather.ts"
 import {
   entriesIn,
@@ -208,6 +210,9 @@ export class Kv extends Context.Service<
       entries: Iterable<readonly [key: Bytes, value: Bytes]>
     ) => Effect.Effect<Array<Log.RecordRef>, Log.WriteError>
 
+    /** For an import: `putMany` of frames, of which the keys take so many bytes. */
+    readonly putFrames: (frames: PutFrames, keyBytes: number) => Effect.Effect<void, Log.WriteError>
+
     /** Removes a key. The tombstone is written even when the key has no value. */
     readonly delete: (key: Bytes) => Effect.Effect<Log.RecordRef, Log.WriteError>
 
@@ -333,6 +338,11 @@ const makeWrite = (log: Log.Log["Service"], projection: Projection): Kv["Service
         const full = roomFor(records.length, bytes)
         return full === undefined ? exclusively(log.writeAll(records)) : Effect.fail(full)
       })),
+    putFrames: (frames, keyBytes) =>
+      settled(Effect.suspend(() => {
+        const full = roomFor(frames.to - frames.from, keyBytes)
+        return full === undefined ? exclusively(log.writeFrames(frames)) : Effect.fail(full)
+      })),
     delete: (key) => settled(Effect.suspend(() => write({ type: "Delete", key }))),
     modify,
     sync: log.sync
@@ -365,12 +375,9 @@ const open = Effect.fnUntraced(function*(
     }
   })
   // Before the checkpoint, so that the index follows the log until the last one has been written.
-  let beforeRecord = (_: Log.RecordRef): void => {}
-  yield* log.observe((record, ref) => {
-    beforeRecord(ref)
-    projection.apply(record.type, record.key, ref)
-  })
-  beforeRecord = yield* keepCheckpoint(log, projection, { policy, covered })
+  let before = (_: Written): void => {}
+  yield* follow(log, projection, (first) => before(first))
+  before = yield* keepCheckpoint(log, projection, { policy, covered })
   return makeWrite(log, projection)
 })
 
@@ -412,26 +419,7 @@ export const make = (
 export const makeLog: Effect.Effect<Kv["Service"], IoError | CorruptSegment, Log.Log | Scope.Scope> = closeOnFailure(
   Effect.gen(function*() {
     const log = yield* Log.Log
-    const projection = new Projection()
-    // What is written while the log is read waits until it has been.
-    let early: Array<readonly [type: Log.RecordInput["type"], key: Uint8Array, ref: Log.RecordRef]> | undefined = []
-    const start = yield* log.observe((record, ref) => {
-      if (early === undefined) projection.apply(record.type, record.key, ref)
-      else early.push([record.type, record.key.slice(), ref])
-    })
-    yield* Stream.runForEachArray(log.stream, (records) =>
-      Effect.sync(() => {
-        for (const record of records) {
-          const before = record.segment < start.segment ||
-            (record.segment === start.segment && record.offset < start.offset)
-          if (before) projection.apply(record.type, record.key, record)
-        }
-      }))
-    yield* Effect.sync(() => {
-      for (const [type, key, ref] of early ?? []) projection.apply(type, key, ref)
-      early = undefined
-    })
-    return makeWrite(log, projection)
+    return makeWrite(log, yield* projectionOfLog(log))
   })
 )
 

@@ -43,9 +43,9 @@ import type * as Frame from "./Frame.ts"
 import type { Bytes } from "./internal/bytes.ts"
 import { closeOnFailure } from "./internal/closeOnFailure.ts"
 import { entriesOf, toEntry } from "./internal/entries.ts"
-import { type Frames, recordsOf } from "./internal/frames.ts"
-import type { PutFrames } from "./internal/gather.ts"
+import { type Frames, type PutFrames, recordsOf } from "./internal/frames.ts"
 import { optionsError } from "./internal/logOptions.ts"
+import { observing } from "./internal/observing.ts"
 import { framesFrom, type From, invalidPosition, readRef } from "./internal/reading.ts"
 import { type Covered, type Policy, recover } from "./internal/repair.ts"
 import { type Place, SegmentFiles } from "./internal/segmentFiles.ts"
@@ -271,7 +271,7 @@ export class Log extends Context.Service<Log, {
   /** `appendAll`, but resolved once the kernel has the records, whatever `durability` says. */
   readonly writeAll: (records: Iterable<RecordInput>) => Effect.Effect<Array<RecordRef>, WriteError>
 
-  /** For a compaction: appends those very frames, which get other txids in place. Resolved as `write` is. */
+  /** For a compaction: appends those frames, each with a txid and a checksum of its own. Resolved as `write` is. */
   readonly writeFrames: (frames: PutFrames) => Effect.Effect<void, WriteError>
 
   /** Waits as `durability` demands for what was written before: for a shared fsync under `always`, else for nothing. */
@@ -279,10 +279,12 @@ export class Log extends Context.Service<Log, {
 
   /**
    * Calls `observer` with every record as it is written, in order and in the step that writes it, until the scope
-   * closes. The position is where the first of them will stand. `observer` must not throw.
+   * closes; where `many` is given, that for those of one write. The position is where the first of them will stand.
+   * Neither must throw, and they must copy what they keep of a record's bytes.
    */
   readonly observe: (
-    observer: (record: Entry, ref: RecordRef) => void
+    observer: (record: Entry, ref: RecordRef) => void,
+    many?: (frames: Frames) => void
   ) => Effect.Effect<Recovery.Position, never, Scope.Scope>
 
   /** Makes everything appended before it durable. Concurrent calls share an fsync; nothing new costs nothing. */
@@ -401,14 +403,7 @@ const makeService = (parts: {
     writeAll,
     writeFrames: writer.appendFrames,
     settle: settles ? writer.sync : Effect.void,
-    observe: (observer) =>
-      Effect.acquireRelease(
-        Effect.sync(() => {
-          writer.observe(observer)
-          return { segment: writer.end.segment, offset: writer.end.offset }
-        }),
-        () => Effect.sync(() => writer.unobserve(observer))
-      ),
+    observe: observing(writer),
     sync: writer.sync,
     rotate: writer.rotate,
     stream: Stream.suspend(() => Recovery.frames(directory, bounds())).pipe(

@@ -8,7 +8,7 @@
 import * as Effect from "effect/Effect"
 import * as Queue from "effect/Queue"
 import type * as Scope from "effect/Scope"
-import type { Log, RecordRef, Segment } from "../Log.ts"
+import type { Log, Segment } from "../Log.ts"
 import { save } from "./checkpoint.ts"
 import type { FrozenProjection, Projection } from "./projection.ts"
 
@@ -20,6 +20,12 @@ const read_us_per_record = 0.5
 const read_us_per_byte = 1 / 2_500
 const write_us_min = 20_000
 const write_us_per_key = 0.2
+
+/** The first record of a write. */
+export interface Written {
+  readonly segment: number
+  readonly txid: number
+}
 
 interface Extent {
   readonly records: number
@@ -33,12 +39,15 @@ interface Due {
   readonly txid: number
 }
 
-/** Keeps a store's checkpoint up to date until the scope closes; call it with each record before it is applied. */
+/**
+ * Keeps a store's checkpoint up to date until the scope closes; call what it gives with the first record of each write
+ * before that is applied.
+ */
 export const keepCheckpoint = Effect.fnUntraced(function*(
   log: Log["Service"],
   projection: Projection,
   options: { readonly policy: CheckpointPolicy; readonly covered: Extent }
-): Effect.fn.Return<(ref: RecordRef) => void, never, Scope.Scope> {
+): Effect.fn.Return<(first: Written) => void, never, Scope.Scope> {
   if (options.policy === "never") return () => {}
   const queue = yield* Queue.sliding<Due>(1)
   // What is on disk, and what will be when all that is due is written.
@@ -89,11 +98,11 @@ export const keepCheckpoint = Effect.fnUntraced(function*(
         : Effect.void)
   )
   yield* Effect.forkScoped(Effect.forever(Effect.flatMap(Queue.take(queue), writeClosed)))
-  return (ref) => {
-    if (ref.segment === segment) return
-    segment = ref.segment
+  return (first) => {
+    if (first.segment === segment) return
+    segment = first.segment
     if (!isDue(frozen)) return
     frozen = projection.counts
-    Queue.offerUnsafe(queue, { state: projection.freeze(), segment, txid: ref.txid - 1 })
+    Queue.offerUnsafe(queue, { state: projection.freeze(), segment, txid: first.txid - 1 })
   }
 })

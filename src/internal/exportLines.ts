@@ -7,7 +7,7 @@
  */
 import * as Frame from "../Frame.ts"
 import { copyBytes } from "./bytes.ts"
-import type { PutFrames } from "./gather.ts"
+import type { PutFrames } from "./frames.ts"
 import { line_end, line_middle, line_start } from "./recordLine.ts"
 
 /** Bytes and the view on all of them. */

@@ -17,6 +17,22 @@ export interface Frames {
   readonly last: number
 }
 
+/**
+ * Frames of Puts back to back in memory, to be written or looked at: that of entry `i`, from `from` to before `to`, is
+ * `bytes[starts[i], starts[i + 1])`. Their txids and checksums are those of wherever they come from. They hold until
+ * the next are asked for, and are the caller's to change until then.
+ */
+export interface PutFrames {
+  readonly bytes: Uint8Array
+  readonly view: DataView
+  readonly starts: Uint32Array
+  readonly from: number
+  readonly to: number
+}
+
+/** The txid of the first of them. */
+export const firstTxid = ({ view }: Frames): number => Frame.txidAt(view, 0)
+
 /** An object for each of them. */
 export const recordsOf = ({ base, bytes, length, segment, view }: Frames): Arr.NonEmptyArray<Frame.LogRecord> => {
   const first = Frame.recordAt(bytes, view, 0, segment, base)

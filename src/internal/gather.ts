@@ -20,6 +20,7 @@ import * as Disk from "../Disk.ts"
 import type { CorruptSegment, IoError } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
 import { copyBytes, sharedBytes } from "./bytes.ts"
+import type { PutFrames } from "./frames.ts"
 import type { KeydirSnapshot, WalkOptions } from "./keyOrder.ts"
 import {
   keyLenAt,
@@ -49,18 +50,6 @@ export interface FrameSource {
 export interface KeyValue {
   readonly key: Uint8Array
   readonly value: Uint8Array
-}
-
-/**
- * Sound frames of Puts, back to back: that of entry `i`, from `from` to before `to`, is `bytes[starts[i],
- * starts[i + 1])`. They hold until the next are asked for, and are the caller's to change until then.
- */
-export interface PutFrames {
-  readonly bytes: Uint8Array
-  readonly view: DataView
-  readonly starts: Uint32Array
-  readonly from: number
-  readonly to: number
 }
 
 /** The next of what was asked for, and `undefined` at the end. Long values come as entries, in memory of their own. */

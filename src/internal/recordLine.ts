@@ -77,11 +77,19 @@ export const decodeCanonical = (text: string, target: Buffer, at: number): numbe
   return isDecoded ? count : -1
 }
 
-/** A key and its value. */
-export type Pair = readonly [key: Uint8Array, value: Uint8Array]
+/** The lengths of a key and its value. */
+export type Lengths = readonly [key: number, value: number]
 
-/** The record of a line as an export writes it, decoded into `target` from `at` on; `undefined` for all others. */
-const exportedPair = ({ bytes, end, start }: Lines, target: Buffer, at: number): Pair | undefined => {
+/**
+ * Decodes the line at hand, if it is as an export writes it, into `target` from `at` on: first the key, then the value.
+ * There must be room for as many bytes as the line has. `undefined` for every other line.
+ */
+export const decodeExported = (
+  { bytes, end, isTooLong, start }: Lines,
+  target: Buffer,
+  at: number
+): Lengths | undefined => {
+  if (isTooLong) return undefined
   const text = bytes.toString("latin1", start, end)
   const keyEnd = text.indexOf("\"", line_start.length)
   const valueStart = keyEnd + line_middle.length
@@ -89,35 +97,35 @@ const exportedPair = ({ bytes, end, start }: Lines, target: Buffer, at: number):
   const isExported = text.startsWith(line_start) && text.startsWith(line_middle, keyEnd) && text.endsWith(line_end) &&
     valueStart <= valueEnd
   if (!isExported) return undefined
-  const keyLength = decodeCanonical(text.slice(line_start.length, keyEnd), target, at)
-  if (keyLength < 0) return undefined
-  const valueLength = decodeCanonical(text.slice(valueStart, valueEnd), target, at + keyLength)
-  if (valueLength < 0) return undefined
-  return [target.subarray(at, at + keyLength), target.subarray(at + keyLength, at + keyLength + valueLength)]
+  const key = decodeCanonical(text.slice(line_start.length, keyEnd), target, at)
+  if (key < 0) return undefined
+  const value = decodeCanonical(text.slice(valueStart, valueEnd), target, at + key)
+  return value < 0 ? undefined : [key, value]
 }
 
-/**
- * The record of the line at hand, decoded into `target` from `at` on if it is as an export writes it. There must be
- * room for as many bytes as the line has.
- */
-export const parse = (line: Lines, target: Buffer, at: number): Result.Result<Pair, InvalidLine> => {
+/** Why the record of the line at hand cannot be stored, if it cannot. */
+export const limitError = ({ number: line }: Lines, [key, value]: Lengths): InvalidLine | undefined =>
+  key > Frame.key_bytes_max
+    ? new InvalidLine({ line, detail: `the key has ${key} bytes, the limit is ${Frame.key_bytes_max}` })
+    : value > Frame.payload_bytes_max
+    ? new InvalidLine({ line, detail: `the value has ${value} bytes, the limit is ${Frame.payload_bytes_max}` })
+    : undefined
+
+/** The record of the line at hand, whichever way it is written. */
+export const parse = (
+  line: Lines
+): Result.Result<readonly [key: Uint8Array, value: Uint8Array], InvalidLine> => {
   const refuse = (detail: string) => Result.fail(new InvalidLine({ line: line.number, detail }))
   if (line.isTooLong) return refuse("it is longer than any record")
-  let pair = exportedPair(line, target, at)
-  if (pair === undefined) {
-    if (hasTooManyValues(line)) return refuse(`it holds more than ${json_values_max} JSON values`)
-    const decoded = decodeLine(line.bytes.toString("utf8", line.start, line.end))
-    if (Result.isFailure(decoded)) {
-      return refuse(decoded.failure.message.replaceAll(/\s+/g, " ").slice(0, detail_characters_max))
-    }
-    pair = [fromBase64(decoded.success.key_b64), fromBase64(decoded.success.value_b64)]
+  const room = Buffer.allocUnsafeSlow(line.end - line.start)
+  const lengths = decodeExported(line, room, 0)
+  if (lengths !== undefined) {
+    const [key, value] = lengths
+    return Result.succeed([room.subarray(0, key), room.subarray(key, key + value)])
   }
-  const [key, value] = pair
-  if (key.length > Frame.key_bytes_max) {
-    return refuse(`the key has ${key.length} bytes, the limit is ${Frame.key_bytes_max}`)
-  }
-  if (value.length > Frame.payload_bytes_max) {
-    return refuse(`the value has ${value.length} bytes, the limit is ${Frame.payload_bytes_max}`)
-  }
-  return Result.succeed(pair)
+  if (hasTooManyValues(line)) return refuse(`it holds more than ${json_values_max} JSON values`)
+  const decoded = decodeLine(line.bytes.toString("utf8", line.start, line.end))
+  return Result.isFailure(decoded)
+    ? refuse(decoded.failure.message.replaceAll(/\s+/g, " ").slice(0, detail_characters_max))
+    : Result.succeed([fromBase64(decoded.success.key_b64), fromBase64(decoded.success.value_b64)])
 }

@@ -19,7 +19,7 @@ import { type IoError, LimitExceeded, WriterPoisoned } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
 import type { Unsynced } from "../Lock.ts"
 import { type Position, segment_max, segmentPath } from "../Recovery.ts"
-import type { PutFrames } from "./gather.ts"
+import type { Frames, PutFrames } from "./frames.ts"
 import { closedError, type SegmentFiles } from "./segmentFiles.ts"
 
 /** A record to write, its strings already bytes. */
@@ -37,8 +37,14 @@ export interface RecordRef {
   readonly txid: number
 }
 
-/** Called in the order of the file, in the step that wrote the record. It must not throw. */
-export type Observer = (entry: Entry, ref: RecordRef) => void
+/**
+ * Called in the order of the file, in the step that wrote: with a record, or with many at once. It must not throw, and
+ * must copy what it keeps.
+ */
+export interface Observer {
+  readonly record: (entry: Entry, ref: RecordRef) => void
+  readonly frames: (frames: Frames) => void
+}
 
 export type WriteError = IoError | LimitExceeded | WriterPoisoned
 
@@ -176,6 +182,7 @@ export class Writer {
   readonly appendAll = (entries: ReadonlyArray<Entry>): Effect.Effect<Array<RecordRef>, WriteError> =>
     Effect.suspend(() => {
       if (this.#refusal !== undefined) return Effect.fail(this.#refusal)
+      if (entries.length === 0) return Effect.succeed([])
       let total = 0
       for (const entry of entries) {
         const refused = this.#checkLimits(entry, entries.length)
@@ -240,18 +247,8 @@ export class Writer {
         Frame.renumber(bytes, view, frame, (starts[index + 1] as number) - frame, this.#txid + 1 + index - first)
       }
       const end = starts[at] as number
-      this.#blockedBytes += end - start
-      const failed = Disk.appendFullyNow(this.#file, bytes, start, end)
-      if (failed !== undefined) return yield* this.#poison(failed)
-      if (this.#observers.length === 0) {
-        this.#txid += at - first
-        this.#offset += end - start
-      } else {
-        for (let index = first; index < at; index++) {
-          const record = Frame.recordAt(bytes, view, starts[index] as number, 0, 0)
-          this.#written(record, record.len)
-        }
-      }
+      const failed = this.#write(bytes, start, end, at - first)
+      if (failed !== undefined) return yield* failed
     }
   })
 
@@ -279,13 +276,39 @@ export class Writer {
       const txid = this.#txid + 1 + index - from
       length = Frame.encodeWithView(this.#buffer, this.#view, length, type, txid, key, payload)
     }
-    this.#blockedBytes += length
-    const failed = Disk.appendFullyNow(this.#file, this.#buffer, 0, length)
-    if (failed !== undefined) return this.#poison(failed)
+    const { offset: start, segment, txid: last } = this.end
+    const failed = this.#write(this.#buffer, 0, length, to - from)
+    if (failed !== undefined) return failed
+    let offset = start
     for (let index = from; index < to; index++) {
-      const entry = entries[index] as Entry
-      refs.push(this.#written(entry, lengthOf(entry)))
+      const len = lengthOf(entries[index] as Entry)
+      refs.push({ segment, offset, len, txid: last + 1 + index - from })
+      offset += len
     }
+    return undefined
+  }
+
+  /** Writes so many frames, numbered from the next txid on, in this very step, and tells the observers. */
+  #write(bytes: Uint8Array, start: number, end: number, count: number): IoError | undefined {
+    this.#blockedBytes += end - start
+    const failed = Disk.appendFullyNow(this.#file, bytes, start, end)
+    if (failed !== undefined) return this.#poison(failed)
+    const base = this.#offset
+    const last = this.#txid + count
+    this.#offset = base + end - start
+    this.#txid = last
+    if (this.#observers.length === 0) return undefined
+    const frames: Frames = {
+      segment: this.#segment,
+      base,
+      bytes: bytes.subarray(start, end),
+      view: new DataView(bytes.buffer, bytes.byteOffset + start, end - start),
+      length: end - start,
+      count,
+      highest: last,
+      last
+    }
+    for (const observer of this.#observers) observer.frames(frames)
     return undefined
   }
 
@@ -299,7 +322,7 @@ export class Writer {
   #written(entry: Entry, len: number): RecordRef {
     const ref = { segment: this.#segment, offset: this.#offset, len, txid: ++this.#txid }
     this.#offset += len
-    for (const observer of this.#observers) observer(entry, ref)
+    for (const observer of this.#observers) observer.record(entry, ref)
     return ref
   }
 

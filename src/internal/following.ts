@@ -1,0 +1,60 @@
+/** Keeping a projection up to date with the log it is of. */
+import * as Effect from "effect/Effect"
+import type * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import type { CorruptSegment, IoError } from "../Errors.ts"
+import type { RecordType } from "../Frame.ts"
+import type { Log } from "../Log.ts"
+import type { Written } from "./checkpointing.ts"
+import { firstTxid, recordsOf } from "./frames.ts"
+import { Projection } from "./projection.ts"
+import type { Place } from "./segmentFiles.ts"
+
+/** Folds in what is written from now on; `before` is called first, with the first record of each write. */
+export const follow = (
+  log: Log["Service"],
+  projection: Projection,
+  before: (first: Written) => void
+): Effect.Effect<unknown, never, Scope.Scope> =>
+  log.observe(
+    (record, ref) => {
+      before(ref)
+      projection.apply(record.type, record.key, ref)
+    },
+    (frames) => {
+      before({ segment: frames.segment, txid: firstTxid(frames) })
+      projection.fold(frames)
+    }
+  )
+
+/** The projection of a log that is open, and may be written meanwhile; it follows the log from then on. */
+export const projectionOfLog = Effect.fnUntraced(function*(
+  log: Log["Service"]
+): Effect.fn.Return<Projection, IoError | CorruptSegment, Scope.Scope> {
+  const projection = new Projection()
+  // What is written while the log is read waits until it has been.
+  let early: Array<readonly [type: RecordType, key: Uint8Array, place: Place]> | undefined = []
+  const start = yield* log.observe(
+    (record, ref) => {
+      if (early === undefined) projection.apply(record.type, record.key, ref)
+      else early.push([record.type, record.key.slice(), ref])
+    },
+    (frames) => {
+      if (early === undefined) projection.fold(frames)
+      else for (const record of recordsOf(frames)) early.push([record.type, record.key.slice(), record])
+    }
+  )
+  yield* Stream.runForEachArray(log.stream, (records) =>
+    Effect.sync(() => {
+      for (const record of records) {
+        const before = record.segment < start.segment ||
+          (record.segment === start.segment && record.offset < start.offset)
+        if (before) projection.apply(record.type, record.key, record)
+      }
+    }))
+  yield* Effect.sync(() => {
+    for (const [type, key, place] of early ?? []) projection.apply(type, key, place)
+    early = undefined
+  })
+  return projection
+})
