@@ -106,6 +106,39 @@ describe("reading and writing", () => {
       assert.deepInclude(record, { type: "Delete", txid: 1, payloadLength: 0 })
     }))
 
+  it.live("getMany answers for each key in its place, however many and however long they are", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const kv = yield* Kv.make({ directory })
+      const longest = "k".repeat(65_536)
+      const there = [
+        ...numbers(700).map((at) => `${at}`.padStart(1 + at % 90, "-")),
+        "",
+        longest,
+        `${longest.slice(1)}m`
+      ]
+      yield* kv.putMany(there.map((key) => [key, `value of ${key}`]))
+      const asked = [
+        `${longest}k`,
+        ...there,
+        ...there.map((key) => `not ${key}`),
+        `${longest}k`,
+        longest,
+        "",
+        `${longest}kk`
+      ]
+      const values = yield* kv.getMany(asked)
+      const found = new Set(there)
+      assert.strictEqual(values.length, asked.length)
+      for (const [at, key] of asked.entries()) {
+        assert.strictEqual(
+          text(values[at]),
+          found.has(key) ? `value of ${key}` : undefined,
+          `${at}: ${key.slice(0, 20)}`
+        )
+      }
+    }))
+
   it.effect("putMany sets in order, the last of a key wins, and if one passes a limit none is set", () =>
     Effect.gen(function*() {
       const disk = new FaultyDisk()

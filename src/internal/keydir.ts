@@ -212,9 +212,13 @@ export class Keydir {
 
   /** The key's entry id, which holds until the next `set` or `delete`; -1 if the key is absent. */
   find(key: Uint8Array): number {
-    const hash = this.pack(key, 0, key.length, 0)
+    return this.findPacked(this.pack(key, 0, key.length, 0), 0, key.length)
+  }
+
+  /** `find` for a key at hand. */
+  findPacked(hash: number, from: number, keyLen: number): number {
     const table = this.tables[hash >>> stripe_shift] as Int32Array
-    const entry = table[this.slotOf(table, hash, 0, key.length)] as number
+    const entry = table[this.slotOf(table, hash, from, keyLen)] as number
     return entry === 0 ? -1 : entry >>> 0
   }
 

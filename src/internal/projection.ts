@@ -117,7 +117,38 @@ export class Projection {
   }
 
   placeOf(key: Uint8Array): Place | undefined {
-    const entry = this.#keydir.find(key)
+    return this.#placeAt(this.#keydir.find(key))
+  }
+
+  /** `placeOf` for each of the keys from `from` to before `to`. */
+  placesOf(keys: ReadonlyArray<Uint8Array>, from: number, to: number): Array<Place | undefined> {
+    const places: Array<Place | undefined> = []
+    for (let at = from; at < to;) {
+      let end = at
+      let words = 0
+      for (; end < to && end - at < batch_keys; end++) {
+        const key = keys[end] as Uint8Array
+        if (words + keyWords(key.length) > packed_words) break
+        hashes[end - at] = this.#keydir.pack(key, 0, key.length, words)
+        words += keyWords(key.length)
+      }
+      if (end === at) {
+        // It is longer than any key there is.
+        places.push(undefined)
+        at++
+      }
+      this.#keydir.reach(hashes, end - at)
+      words = 0
+      for (let index = 0; at < end; at++, index++) {
+        const { length } = keys[at] as Uint8Array
+        places.push(this.#placeAt(this.#keydir.findPacked(hashes[index] as number, words, length)))
+        words += keyWords(length)
+      }
+    }
+    return places
+  }
+
+  #placeAt(entry: number): Place | undefined {
     return entry < 0 ? undefined : {
       segment: this.#keydir.segmentOf(entry),
       offset: this.#keydir.offsetOf(entry),
@@ -192,14 +223,16 @@ export const valuesOf = Effect.fnUntraced(function*(
   keys: ReadonlyArray<Uint8Array>
 ): Effect.fn.Return<Array<Uint8Array | undefined>, IoError | CorruptSegment> {
   const values: Array<Uint8Array | undefined> = []
-  for (const key of keys) {
-    const place = projection.placeOf(key)
-    if (place === undefined) values.push(undefined)
-    else {
-      const value = source.valueNow(key, place)
-      values.push(value instanceof Uint8Array ? value : yield* settled(source, key, place, value))
+  for (let from = 0; from < keys.length; from += step_keys_max) {
+    if (from > 0) yield* Effect.yieldNow
+    for (const place of projection.placesOf(keys, from, Math.min(keys.length, from + step_keys_max))) {
+      const key = keys[values.length] as Uint8Array
+      if (place === undefined) values.push(undefined)
+      else {
+        const value = source.valueNow(key, place)
+        values.push(value instanceof Uint8Array ? value : yield* settled(source, key, place, value))
+      }
     }
-    if (values.length % step_keys_max === 0) yield* Effect.yieldNow
   }
   return values
 })
