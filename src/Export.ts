@@ -133,6 +133,16 @@ const refuseSpecial = Effect.fnUntraced(function*(
   }
 })
 
+// Most texts are written on this thread, two calls each, and then others have their turn.
+const append = (file: Disk.DiskFile, text: Uint8Array): Effect.Effect<void, IoError> => {
+  if (text.length > 2 * Disk.blocking_bytes_max) return Disk.appendFully(file, text, 0, text.length)
+  return Effect.suspend(() => {
+    const half = Math.min(text.length, Disk.blocking_bytes_max)
+    const failed = Disk.appendFullyNow(file, text, 0, half) ?? Disk.appendFullyNow(file, text, half, text.length)
+    return failed === undefined ? Effect.yieldNow : Effect.fail(failed)
+  })
+}
+
 const writeLines = Effect.fnUntraced(function*(
   kv: Kv.KvRead,
   file: Disk.DiskFile,
@@ -147,7 +157,7 @@ const writeLines = Effect.fnUntraced(function*(
     const text = "bytes" in next
       ? writer.linesOf(next)
       : Buffer.from(next.map(({ key, value }) => toLine(key, value)).join(""), "latin1")
-    yield* Disk.appendFully(file, text, 0, text.length)
+    yield* append(file, text)
     records += "bytes" in next ? next.to - next.from : next.length
     bytes += text.length
     onProgress?.(records)

@@ -74,6 +74,9 @@ const within_max = 2 ** 36 - 1
 
 const step_bytes_max = 2_097_152
 const step_entries_max = 2_048
+/** The first steps are this part of that, and each that much longer: until it is compiled, the code takes ten times. */
+const warm_steps = 16
+const warm_growth = 1.2
 
 const piece_bytes_max = Disk.blocking_bytes_max
 const piece_entries_max = 2_048
@@ -165,7 +168,7 @@ class Window {
    * Reads the frames, in steps. A step that ends in a segment needs that to be opened before the next, which is told
    * what came of it.
    */
-  *read(source: FrameSource): Generator<number | undefined, void, IoError | undefined> {
+  *read(source: FrameSource, pace: { part: number }): Generator<number | undefined, void, IoError | undefined> {
     const bytes = this.#starts[this.#count] as number
     if (bytes === 0) return
     if (bytes > this.#arena.length) {
@@ -213,8 +216,9 @@ class Window {
         else if (next === from + 1) this.#fail(from, next, count)
         stepBytes += length + gap_bytes_max
         stepEntries += next - from
-        if (stepBytes > step_bytes_max || stepEntries > step_entries_max) {
+        if (stepBytes > step_bytes_max * pace.part || stepEntries > step_entries_max * pace.part) {
           yield
+          pace.part = Math.min(1, pace.part * warm_growth)
           stepBytes = stepEntries = 0
         }
         from = next
@@ -391,6 +395,7 @@ export const gather = (
   let entries: Uint32Array = new Uint32Array(0)
   let used = 0
   let isDone = false
+  const pace = { part: 1 / warm_steps }
   const fill = Effect.fnUntraced(function*() {
     const limit = Math.min(most, window.limit * growth)
     if (window.isFull && limit > window.limit) window = new Window(snapshot.slabs, limit)
@@ -404,7 +409,7 @@ export const gather = (
       used = isDone ? entries.length : 0
       yield* Effect.yieldNow
     }
-    const reading = window.read(source)
+    const reading = window.read(source, pace)
     for (let read = reading.next(); read.done !== true;) {
       const refusal = read.value === undefined
         ? yield* Effect.as(Effect.yieldNow, undefined)
