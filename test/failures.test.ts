@@ -706,8 +706,8 @@ describe("a failing disk under a compaction or an export", () => {
         const kv = yield* filledKv(root)
         const target = NodePath.join(root, "target")
         NFS.writeFileSync(target, "older")
-        for (const kind of ["create", "append", "sync", "rename"] as const) {
-          disk.failNext(kind, "ENOSPC", { landed: kind === "append" ? "half" : "nothing" })
+        for (const kind of ["create", "appendNow", "sync", "rename"] as const) {
+          disk.failNext(kind, "ENOSPC", { landed: kind === "appendNow" ? "half" : "nothing" })
           assert.deepInclude(yield* Effect.flip(Export.toFile(kv, target)), {
             _tag: "IoError",
             code: "ENOSPC"
