@@ -435,7 +435,7 @@ export const makeReader = (
   closeOnFailure(Effect.gen(function*() {
     const reader = yield* Reader.make(options)
     const projection = new Projection()
-    const report = yield* reader.inspect((records) => Effect.sync(() => projection.applyAll(records)))
+    const report = yield* reader.fold((frames) => projection.fold(frames))
     return makeRead(reader, report, projection, reader.segments)
   }))
 

@@ -16,7 +16,7 @@ import * as Disk from "./Disk.ts"
 import { type CorruptSegment, type CorruptTail, InvalidOptions, type InvalidPosition, type IoError } from "./Errors.ts"
 import type * as Frame from "./Frame.ts"
 import type { Damage } from "./internal/damage.ts"
-import { recordsOf } from "./internal/frames.ts"
+import { type Frames, recordsOf } from "./internal/frames.ts"
 import { type Bounds, framesFrom, type From, readRef } from "./internal/reading.ts"
 import { count } from "./internal/repair.ts"
 import { type Place, SegmentFiles } from "./internal/segmentFiles.ts"
@@ -67,6 +67,11 @@ export class Reader extends Context.Service<Reader, {
    */
   readonly inspect: (
     each?: (records: ReadonlyArray<Frame.LogRecord>) => Effect.Effect<void>
+  ) => Effect.Effect<Recovery.RecoveryReport, IoError | CorruptTail | CorruptSegment>
+
+  /** For an index: `inspect` that gives the records of a chunk together, in memory that is used again. */
+  readonly fold: (
+    each: (frames: Frames) => void
   ) => Effect.Effect<Recovery.RecoveryReport, IoError | CorruptTail | CorruptSegment>
 }>()("effect-datawal/Reader") {}
 
@@ -153,7 +158,17 @@ export const make = Effect.fnUntraced(function*(
           )
       )
     ),
-    inspect: (each) => onDisk(Effect.flatMap(bounds, (bounds) => inspect(directory, bounds, each)))
+    inspect: (each) =>
+      onDisk(Effect.flatMap(bounds, (bounds) =>
+        inspect(
+          directory,
+          { ...bounds, kept: each !== undefined },
+          (frames) => each === undefined ? Effect.void : each(recordsOf(frames))
+        ))),
+    fold: (each) =>
+      onDisk(
+        Effect.flatMap(bounds, (bounds) => inspect(directory, bounds, (frames) => Effect.sync(() => each(frames))))
+      )
   })
 })
 
@@ -164,14 +179,14 @@ const sizeOf = (disk: Disk.DiskService, directory: string, id: number): Effect.E
 
 const inspect = Effect.fnUntraced(function*(
   directory: string,
-  bounds: { readonly segments: ReadonlyArray<number>; readonly chunkSize: number },
-  each: ((records: ReadonlyArray<Frame.LogRecord>) => Effect.Effect<void>) | undefined
+  bounds: { readonly segments: ReadonlyArray<number>; readonly chunkSize: number; readonly kept?: boolean },
+  each: (frames: Frames) => Effect.Effect<void>
 ): Effect.fn.Return<Recovery.RecoveryReport, IoError | CorruptTail | CorruptSegment> {
   const counted = { records: 0, txid: 0 }
-  const torn = yield* Recovery.chunks(directory, { ...bounds, kept: each !== undefined }).pipe(
+  const torn = yield* Recovery.chunks(directory, bounds).pipe(
     Stream.runForEach((frames) => {
       count(counted, frames)
-      return each === undefined ? Effect.void : each(recordsOf(frames))
+      return each(frames)
     }),
     Effect.as(undefined),
     Effect.catchTag(

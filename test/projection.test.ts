@@ -49,7 +49,7 @@ describe("a projection", () => {
       const frames = framesOf(bytesOf(someRecords(seed, 1_000)))
       const [folded, applied] = [new Projection(), new Projection()]
       folded.fold(frames)
-      applied.applyAll(recordsOf(frames))
+      for (const record of recordsOf(frames)) applied.apply(record.type, record.key, record)
       assert.deepStrictEqual(contents(folded), contents(applied))
       assert.isAbove(folded.size, 100)
       assert.strictEqual(folded.counts.records, 1_000)

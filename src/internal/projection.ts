@@ -82,10 +82,6 @@ export class Projection {
     }
   }
 
-  applyAll(records: ReadonlyArray<Frame.LogRecord>): void {
-    for (const record of records) this.apply(record.type, record.key, record)
-  }
-
   /** `apply` for each frame. The keys of many are hashed, and looked up, before the first is set: see `reach`. */
   fold({ base, bytes, length, segment, view }: Frames): void {
     for (let at = 0; at < length;) {
