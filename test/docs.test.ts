@@ -12,6 +12,7 @@ import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
 import { afterAll, beforeAll } from "vitest"
+import { command as datawal } from "./support/cli.ts"
 
 const root = path.resolve(import.meta.dirname, "..")
 const work = path.join(root, ".tmp", "docs")
@@ -129,7 +130,9 @@ describe("examples at the console", () => {
       inTemporaryDirectory((cwd) => {
         const bin = path.join(cwd, ".bin")
         fs.mkdirSync(bin)
-        fs.symlinkSync(path.join(root, "dist", "bin.js"), path.join(bin, "datawal"))
+        fs.writeFileSync(path.join(bin, "datawal"), `#!/bin/sh\nexec "${process.execPath}" "${datawal}" "$@"\n`, {
+          mode: 0o755
+        })
         const env = { ...process.env, PATH: `${bin}:${process.env["PATH"]}` }
         for (const session of sessions) {
           for (const step of session.code.split(/^\$ /m).slice(1)) {

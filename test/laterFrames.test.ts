@@ -363,10 +363,10 @@ describe("a file full of frame starts", () => {
         pattern.set(header, at)
         pattern.set(header, at + 8)
         pattern.writeUInt32LE(0, at + 16)
-        pattern.writeUInt32LE(25_000_000, at + 20)
-        pattern.writeUInt32LE(25_000_000, at + 28)
+        pattern.writeUInt32LE(20_900_000, at + 20)
+        pattern.writeUInt32LE(20_900_000, at + 28)
       }
-      const size = 48 * mebibyte
+      const size = 40 * mebibyte
       const last = raw(10, "the only one")
       let most = 0
       const file: DiskFile = {

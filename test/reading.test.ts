@@ -164,10 +164,10 @@ describe("reading in chunks", () => {
 
   const child = fileURLToPath(new URL("support/recoveryChild.mjs", import.meta.url))
 
-  it.live("takes memory for a chunk and a frame, not for a segment of 256 MiB", () =>
+  it.live("takes memory for a chunk and a frame, not for a segment of 128 MiB", () =>
     Effect.gen(function*() {
       const directory = yield* largeDirectory
-      const records = 262_144
+      const records = 131_072
       const block = concat(...Array.from({ length: 1024 }, (_, index) => raw(index + 1, noise(1024 - 28))))
       const descriptor = NFS.openSync(NodePath.join(directory, segmentName(1)), "w")
       for (let blocks = 0; blocks < records / 1024; blocks++) NFS.writeSync(descriptor, block)

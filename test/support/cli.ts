@@ -15,7 +15,7 @@ const root = NodePath.dirname(NodePath.dirname(NodePath.dirname(fileURLToPath(im
 export const bin = NodePath.join(root, "dist", "bin.js")
 
 /** The same modules in one file, which starts three times as fast (`build.ts`). */
-const command = NodePath.join(root, ".tmp", "command", "bin.js")
+export const command = NodePath.join(root, ".tmp", "command", "bin.js")
 
 export const fixtures = NodePath.join(root, "test", "fixtures")
 
