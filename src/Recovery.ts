@@ -29,7 +29,7 @@ import * as NodePath from "node:path"
 import * as Disk from "./Disk.ts"
 import { CorruptSegment, CorruptTail, DamageReason, type IoError } from "./Errors.ts"
 import * as Frame from "./Frame.ts"
-import { sharedBytes } from "./internal/bytes.ts"
+import { roomFor, sharedBytes } from "./internal/bytes.ts"
 import { classify, type Damage, type Damaged } from "./internal/damage.ts"
 import { type Frames, recordsOf, verified } from "./internal/frames.ts"
 
@@ -178,8 +178,8 @@ const twoInTurn = (wanted: number): Memory => {
     bytes: (length) => {
       if (length > chunkSize) return sharedBytes(length)
       turn = 1 - turn
-      const bytes = two[turn] ?? sharedBytes(chunkSize)
-      two[turn] = bytes
+      let bytes = two[turn]
+      if (bytes === undefined || bytes.length < length) two[turn] = bytes = sharedBytes(roomFor(length, chunkSize))
       return bytes.subarray(0, length)
     }
   }

@@ -28,6 +28,12 @@ export const copyBytes = (
   for (; done < length; done++) to[toAt + done] = from[at + done] as number
 }
 
+const room_bytes_min = 4_096
+
+/** How large a buffer should be in which so many bytes find room now, and perhaps more later, up to `most`. */
+export const roomFor = (bytes: number, most: number): number =>
+  Math.min(most, 2 ** Math.ceil(Math.log2(Math.max(bytes, room_bytes_min))))
+
 /**
  * Memory, not cleared, that several values will be views on. It cannot be transferred to another thread, which would
  * empty them all; it can be cloned.

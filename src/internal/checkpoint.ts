@@ -145,7 +145,7 @@ const write = Effect.fnUntraced(function*(
   header: string,
   { counts, ends, lives, openSlab, tables, words }: FrozenKeydir
 ): Effect.fn.Return<void, IoError> {
-  const chunk = new Uint8Array(chunk_bytes)
+  const chunk = Buffer.allocUnsafeSlow(chunk_bytes)
   let used = 0
   let crc = 0
   const flush = Effect.suspend(() => {

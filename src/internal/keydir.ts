@@ -49,6 +49,7 @@ const segment_max = 2 ** 32 - 1
 const offset_max = 2 ** 48 - 1
 
 const noWords = new Uint32Array(0)
+const noTables: ReadonlyArray<Int32Array> = Array.from({ length: stripes }, () => noSlots)
 
 /** One seed per process, so that keys chosen for one do not collide in the next. */
 const processSeed = crypto.getRandomValues(new Int32Array(2))
@@ -83,7 +84,7 @@ export class Keydir {
   private keys = 0
 
   /** By stripe: slots of an entry id (0: empty) and a hash, signed so that V8 need not box them; linear probing. */
-  private readonly tables: Array<Int32Array> = Array.from({ length: stripes }, () => noSlots)
+  private readonly tables: Array<Int32Array> = noTables.slice()
   private readonly counts = new Uint32Array(stripes)
   private readonly tableGenerations = new Uint32Array(stripes)
 

@@ -19,6 +19,7 @@ import { type IoError, LimitExceeded, WriterPoisoned } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
 import type { Unsynced } from "../Lock.ts"
 import { type Position, segment_max, segmentPath } from "../Recovery.ts"
+import { roomFor } from "./bytes.ts"
 import type { Frames, PutFrames } from "./frames.ts"
 import { closedError, type SegmentFiles } from "./segmentFiles.ts"
 
@@ -73,8 +74,9 @@ export class Writer {
   readonly #gate = Semaphore.makeUnsafe(1)
   #observers: ReadonlyArray<Observer> = []
   readonly #closedSegments: Map<number, number>
-  readonly #buffer = new Uint8Array(Disk.blocking_bytes_max)
-  readonly #view = new DataView(this.#buffer.buffer)
+  /** Where frames are made that are written in one blocking write: as large as those were so far. */
+  #buffer = new Uint8Array(0)
+  #view = new DataView(this.#buffer.buffer)
   #busy = false
   #blockedBytes = 0
   #refusal: WriterPoisoned | IoError | undefined
@@ -270,6 +272,9 @@ export class Writer {
     to: number,
     refs: Array<RecordRef>
   ): IoError | undefined {
+    let total = 0
+    for (let index = from; index < to; index++) total += lengthOf(entries[index] as Entry)
+    this.#reserve(total)
     let length = 0
     for (let index = from; index < to; index++) {
       const { key, payload, type } = entries[index] as Entry
@@ -312,7 +317,14 @@ export class Writer {
     return undefined
   }
 
+  #reserve(bytes: number): void {
+    if (bytes <= this.#buffer.length) return
+    this.#buffer = new Uint8Array(roomFor(bytes, Disk.blocking_bytes_max))
+    this.#view = new DataView(this.#buffer.buffer)
+  }
+
   #writeSmall(entry: Entry, length: number): Exit.Exit<RecordRef, WriteError> {
+    this.#reserve(length)
     Frame.encodeWithView(this.#buffer, this.#view, 0, entry.type, this.#txid + 1, entry.key, entry.payload)
     const failed = Disk.appendFullyNow(this.#file, this.#buffer, 0, length)
     this.#blockedBytes += length
