@@ -165,6 +165,9 @@ const writeLines = Effect.fnUntraced(function*(
   return { records_written: records, bytes_written: bytes }
 })
 
+// Lines not written as an export writes them, in one step.
+const parsed_lines_max = 128
+
 /**
  * Reads lines and puts them, in order; resolves once all are synced. Blank lines are skipped.
  *
@@ -195,6 +198,7 @@ export const fromLines = Effect.fnUntraced(function*<E, R>(
       Effect.sync(() => {
         stopped = true
       }))
+  let parsedLines = 0
   const frames = new PutBuffer()
   const flush = Effect.suspend(() =>
     frames.to === 0 ? Effect.void : Effect.map(writing(kv.putFrames(frames, frames.keyBytes)), () => {
@@ -218,6 +222,8 @@ export const fromLines = Effect.fnUntraced(function*<E, R>(
         frames.add(...lengths)
         continue
       }
+      // It takes ten times as long as the other way.
+      if (++parsedLines % parsed_lines_max === 0) yield* Effect.yieldNow
       const parsed = parse(lines)
       if (Result.isFailure(parsed)) return yield* parsed.failure
       const [key, value] = parsed.success

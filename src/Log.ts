@@ -138,7 +138,7 @@ export interface Options {
    * Bytes after which the log goes on in a new segment; 64 MiB by default. A larger record gets a segment of its own.
    */
   readonly segmentSize?: number | undefined
-  /** Bytes asked of the disk at once when reading; 1 MiB by default. */
+  /** Bytes asked of the disk at once when reading; 1 MiB by default. Opening asks for half a MiB at most. */
   readonly chunkSize?: number | undefined
   /** How long to wait for another writer to end; not at all by default. */
   readonly waitForLock?: Lock.Wait | undefined
@@ -271,7 +271,7 @@ export class Log extends Context.Service<Log, {
   /** `appendAll`, but resolved once the kernel has the records, whatever `durability` says. */
   readonly writeAll: (records: Iterable<RecordInput>) => Effect.Effect<Array<RecordRef>, WriteError>
 
-  /** For a compaction: appends those frames, each with a txid and a checksum of its own. Resolved as `write` is. */
+  /** For a compaction or an import: `write` of those frames, each of which gets a txid and a checksum of its own. */
   readonly writeFrames: (frames: PutFrames) => Effect.Effect<void, WriteError>
 
   /** Waits as `durability` demands for what was written before: for a shared fsync under `always`, else for nothing. */

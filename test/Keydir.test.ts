@@ -8,7 +8,7 @@ import * as Frame from "../src/Frame.ts"
 import { halfSipHash } from "../src/internal/halfSipHash.ts"
 import { type FrozenKeydir, Keydir, type KeydirSnapshot, type KeyRange } from "../src/internal/keydir.ts"
 import { key_bytes_max, len_max, type Located, slab_words } from "../src/internal/keyRecord.ts"
-import { noSlots } from "../src/internal/keyTable.ts"
+import { copyShared, isShared, noSlots } from "../src/internal/keyTable.ts"
 
 type Model = Map<string, Omit<Located, "key">>
 
@@ -422,6 +422,17 @@ describe("Keydir", () => {
     sameKeydir(Keydir.thaw(frozen), later)
   })
 
+  it("what shares memory is copied with what does, also where others have come between", () => {
+    const memory = new ArrayBuffer(48)
+    const arrays = [new Uint32Array(memory, 0, 4), new Uint32Array(4), new Uint32Array(memory, 16, 4)]
+    const [, between] = arrays
+    const copied: Array<number> = []
+    assert.strictEqual(copyShared(arrays, 0, (index) => copied.push(index)), arrays[0])
+    assert.deepStrictEqual(copied, [0, 2])
+    assert.deepStrictEqual(arrays.map(isShared), [false, false, false])
+    assert.strictEqual(arrays[1], between)
+  })
+
   it("slabs that are moved soon after a freezing change no table of what is frozen", () => {
     const [keydir, model]: [Keydir, Model] = [new Keydir(), new Map()]
     for (let n = 0; n < 20_000; n++) {
@@ -751,6 +762,7 @@ describe("KeydirSnapshot", () => {
     for (const ordered of [true, false]) {
       for (const batch of large.snapshot().batches({ ordered })) assert.isAtMost(batch.length, 3)
     }
+    for (const entries of large.snapshot().entries({ ordered: true })) assert.isAtMost(entries.length, 3)
     // Sorting takes as few at a time.
     assert.isAtLeast(drain(large.snapshot(), { ordered: true }).steps, 40 / 3 * 2)
   })

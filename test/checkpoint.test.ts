@@ -911,6 +911,31 @@ describe("a checkpoint that is not what was written", () => {
       assert.isBelow(process.memoryUsage().arrayBuffers - before, 64 * 2 ** 20)
     }).pipe(quiet))
 
+  it.live("and yet has the right checksum has no slab that is larger than slabs are", () =>
+    Effect.gen(function*() {
+      const disk = newDisk()
+      const keyOf = (n: number) => `key ${n}`.padEnd(64, ".")
+      yield* inStore(disk, { checkpoint: "always" }, (kv) =>
+        Effect.gen(function*() {
+          for (let n = 0; n < 500; n++) yield* kv.put(keyOf(n), "v")
+        }))
+      const { header, rest } = parts(bytesOf(disk, path))
+      const { open_slab } = JSON.parse(header) as { readonly open_slab: number }
+      const end = rest.readUInt32LE(12 * open_slab + 4)
+      assert.isAbove(end, 8_192)
+      const changed = Buffer.from(rest)
+      changed.writeUInt32LE(2 * end, 12 * open_slab)
+      const hostile = assembled(header, changed)
+      const service = withBytes(disk, () => hostile)
+      assert.isUndefined(yield* load(service, directory))
+      // The entry ids of more keys would be those of other slabs.
+      yield* Effect.scoped(Effect.gen(function*() {
+        const kv = yield* Kv.make({ directory })
+        for (let n = 500; n < 1_500; n++) yield* kv.put(keyOf(n), "v")
+        assert.strictEqual(yield* kv.size, 1_500)
+      })).pipe(Effect.provideService(Disk.Disk, service))
+    }).pipe(quiet))
+
   it.live("and yet has the right checksum may say what it likes, but nothing hangs or breaks", () =>
     Effect.gen(function*() {
       const disk = yield* savedLarge()

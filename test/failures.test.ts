@@ -3,11 +3,13 @@
  * left behind, and what the next open finds.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Arbitrary, Effect, Exit, Fiber, References, Schema, Stream } from "effect"
+import { Arbitrary, Deferred, Effect, Exit, Fiber, References, Schema, Stream } from "effect"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
+import * as Disk from "../src/Disk.ts"
 import * as Errors from "../src/Errors.ts"
 import * as Export from "../src/Export.ts"
+import { nodeDisk } from "../src/internal/nodeDisk.ts"
 import * as Kv from "../src/Kv.ts"
 import * as Lock from "../src/Lock.ts"
 import * as Log from "../src/Log.ts"
@@ -256,6 +258,42 @@ describe("a failing disk under the log", () => {
         assert.strictEqual(disk.count("append"), 1)
         assert.strictEqual(disk.count("appendNow"), 1, "writes after the failed sync")
       })))
+    }))
+
+  it.live("nothing is written any more once a sync has failed, not even what let others run first", () =>
+    Effect.gen(function*() {
+      const held = Deferred.makeUnsafe<() => void>()
+      let writes = 0
+      const wrapped = (file: Disk.DiskFile): Disk.DiskFile => ({
+        ...file,
+        appendNow: (bytes, start, end) => {
+          writes++
+          return file.appendNow(bytes, start, end)
+        },
+        sync: Effect.callback<void, Errors.IoError>((resume) => {
+          const error = new Errors.IoError({ operation: "sync", path: file.path, code: "EIO", cause: undefined })
+          Deferred.doneUnsafe(held, Effect.succeed(() => resume(Effect.fail(error))))
+        })
+      })
+      const disk: Disk.DiskService = {
+        ...nodeDisk,
+        open: (path, mode) => Effect.map(nodeDisk.open(path, mode), wrapped)
+      }
+      yield* Effect.scoped(Effect.gen(function*() {
+        const log = yield* Log.make({ directory: yield* temporaryDirectory })
+        yield* log.append("x")
+        const sync = yield* Effect.forkChild(Effect.exit(log.sync), { startImmediately: true })
+        const fail = yield* Deferred.await(held)
+        // More than is written before others have their turn: the next one yields.
+        for (let large = 0; large < 11; large++) yield* log.append(filled("l", 200_000))
+        const before = writes
+        const late = yield* Effect.forkChild(Effect.exit(log.append("late")), { startImmediately: true })
+        assert.strictEqual(writes, before, "it has not waited")
+        fail()
+        assert.isTrue(Exit.isFailure(yield* Fiber.join(sync)))
+        assert.isTrue(Exit.isFailure(yield* Fiber.join(late)), "it says that it is written")
+        assert.strictEqual(writes, before)
+      })).pipe(Effect.provideService(Disk.Disk, disk))
     }))
 
   it.live("all who waited for the fsync that failed are told so, and it is not repeated", () =>

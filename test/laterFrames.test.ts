@@ -387,7 +387,7 @@ describe("a file full of frame starts", () => {
       }
       const { arrayBuffers, heapUsed } = process.memoryUsage()
       assert.strictEqual(yield* countLaterFrames(file, 0, size, 8), 1)
-      // 22 MB, twice while the columns grow, and what a collection has yet to take.
+      // 26 MB, half as much again while the columns grow, and what a collection has yet to take.
       assert.isBelow(most - arrayBuffers - heapUsed, 96 * mebibyte)
       assert.isAbove(most - arrayBuffers - heapUsed, 16 * mebibyte, "so many candidates were open")
     }))

@@ -182,8 +182,7 @@ const write = Effect.fnUntraced(function*(
 })
 
 /**
- * The checkpoint of a directory, if it is whole and about the files that are there now. For a writer with the lock, and
- * for a reader without it: nobody changes what is covered, except to cut damage, which the checksum of the frame tells.
+ * The checkpoint of a directory, if it is whole and about the files that are there now. For a writer with the lock.
  */
 export const load = (disk: Disk.DiskService, directory: string): Effect.Effect<Checkpoint | undefined> =>
   Effect.catch(
@@ -244,7 +243,7 @@ const readKeydir = Effect.fnUntraced(function*(
   for (const [slab, capacity] of capacities.entries()) {
     // A slab is nearly full, or the open one: its capacity needs no more than its records do.
     const end = ends[slab] ?? 0
-    if (end > capacity || capacity > Math.max(2 * end, slab === open_slab ? order.slab_words : 0)) {
+    if (end > capacity || capacity > (slab === open_slab ? order.slab_words : 2 * end)) {
       return yield* Effect.fail("a slab is damaged")
     }
   }

@@ -250,14 +250,21 @@ class Merge {
     this.nexts = new Uint32Array(count)
     this.numbers = new Float64Array(count)
     this.heap = new Uint32Array(count)
+    let words = 0
     for (const [index, run] of this.runs.entries()) {
       if (run.common !== this.common) {
         this.number(run)
         yield
       }
-      this.nexts[index] = run.entries[0] as number
+      const first = run.entries[0] as number
+      this.nexts[index] = first
       this.numbers[index] = run.numbers[0] as number
       this.rise(this.size++, index)
+      words += keyWords(keyLenAt(slabOf(this.slabs, first), first & (slab_words - 1)))
+      if (words > step_key_words) {
+        words = 0
+        yield
+      }
     }
   }
 
@@ -334,7 +341,10 @@ function* orderedEntries(slabs: Slabs, scan: Scan, most: number): Generator<Uint
   for (const _ of merge.start()) yield none
   for (let entry = merge.next(); entry !== 0;) {
     let count = 0
-    for (; entry !== 0 && count < most; entry = merge.next()) entries[count++] = entry
+    for (let words = 0; entry !== 0 && count < most && words <= step_key_words; entry = merge.next()) {
+      entries[count++] = entry
+      words += keyWords(keyLenAt(slabOf(slabs, entry), entry & (slab_words - 1)))
+    }
     yield entries.subarray(0, count)
   }
 }

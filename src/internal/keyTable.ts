@@ -28,30 +28,27 @@ export const rehashed = (old: Int32Array, words: number): Int32Array => {
   return table
 }
 
+export const isShared = ({ buffer, byteLength }: Int32Array | Uint32Array): boolean => byteLength < buffer.byteLength
+
 /**
  * Copies an array and all that share its memory, as those of a checkpoint do: one that stayed would keep the memory of
- * all the others. They are neighbours, with empty ones among them.
+ * all the others. Gives the copy of that array.
  */
 export const copyShared = <A extends Int32Array | Uint32Array>(
   arrays: Array<A>,
   index: number,
-  empty: A,
   copied: (index: number) => void
-): void => {
-  const { buffer } = arrays[index] as A
-  const copy = (at: number): boolean => {
-    const array = arrays[at]
-    if (array === undefined || (array.buffer !== buffer && array !== empty)) return false
-    if (array === empty) return true
+): A => {
+  const first = arrays[index] as A
+  const [from, to] = isShared(first) ? [0, arrays.length] : [index, index + 1]
+  for (let at = from; at < to; at++) {
+    const array = arrays[at] as A
+    if (array.buffer !== first.buffer) continue
     arrays[at] = array.slice() as A
     copied(at)
-    return true
   }
-  for (let at = index + 1; copy(at); at++);
-  for (let at = index; copy(at); at--);
+  return arrays[index] as A
 }
-
-export const isShared = ({ buffer, byteLength }: Int32Array | Uint32Array): boolean => byteLength < buffer.byteLength
 
 /** Nobody asks what it is; but what is read for nothing, the compiler need not read at all. */
 let reached = 0

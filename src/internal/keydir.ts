@@ -414,7 +414,7 @@ export class Keydir {
   }
 
   private copySlab(slab: number): void {
-    copyShared(this.words, slab, noWords, (copied) => this.generations[copied] = this.generation)
+    copyShared(this.words, slab, (copied) => this.generations[copied] = this.generation)
   }
 
   /** The stripe's table to change, a clone of it if a frozen keydir may hold the original. */
@@ -424,7 +424,7 @@ export class Keydir {
   }
 
   private copyTable(stripe: number): void {
-    copyShared(this.tables, stripe, noSlots, (copied) => this.tableGenerations[copied] = this.tableGeneration)
+    copyShared(this.tables, stripe, (copied) => this.tableGenerations[copied] = this.tableGeneration)
   }
 
   /** Gives up a record's words, and its slab with the last live one. */

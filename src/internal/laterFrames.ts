@@ -4,9 +4,9 @@
  * Any byte may start a frame, and a hostile or unlucky file can hold a frame start every few bytes, each claiming up
  * to 64 MiB. Checking each by itself would take quadratic time. Instead one running checksum passes over the file; a
  * candidate remembers its value at its own start, and at its end the checksum of just its bytes falls out of the two
- * (`crc32c.shift`). So the time is linear in the bytes. At most a million candidates are open at once, 22 MB of them: a
- * file with more has the rest tried in another pass over those bytes. Frame starts stand sixteen bytes apart on average
- * at the closest, so no byte is passed more than six times.
+ * (`crc32c.shift`). So the time is linear in the bytes. At most a million candidates are open at once, 26 MB of them,
+ * half as much again while they grow: a file with more has the rest tried in another pass over those bytes. Frame
+ * starts stand sixteen bytes apart on average at the closest, so no byte is passed more than six times.
  *
  * A frame inside a counted frame is that record's payload and is not counted.
  */

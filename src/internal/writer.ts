@@ -21,6 +21,7 @@ import type { Unsynced } from "../Lock.ts"
 import { type Position, segment_max, segmentPath } from "../Recovery.ts"
 import { roomFor } from "./bytes.ts"
 import type { Frames, PutFrames } from "./frames.ts"
+import type { Observer } from "./observing.ts"
 import { closedError, type SegmentFiles } from "./segmentFiles.ts"
 
 /** A record to write, its strings already bytes. */
@@ -36,15 +37,6 @@ export interface RecordRef {
   readonly offset: number
   readonly len: number
   readonly txid: number
-}
-
-/**
- * Called in the order of the file, in the step that wrote: with a record, or with many at once. It must not throw, and
- * must copy what it keeps.
- */
-export interface Observer {
-  readonly record: (entry: Entry, ref: RecordRef) => void
-  readonly frames: (frames: Frames) => void
 }
 
 export type WriteError = IoError | LimitExceeded | WriterPoisoned
@@ -65,6 +57,8 @@ export interface Start {
 // Written on this thread before the event loop has its turn: some two milliseconds' worth, since a program that appends
 // in a loop never waits by itself.
 const blocked_bytes_max = 2_097_152
+// A record of a batch takes as long as so many more bytes.
+const record_cost_bytes = 256
 
 // So much may have become durable since the note was written; more would take the next writer too long.
 const noted_bytes_max = 1_048_576
@@ -167,6 +161,9 @@ export class Writer {
     this: Writer,
     entry: Entry
   ): Effect.fn.Return<RecordRef, WriteError> {
+    // A sync may have failed while this one let others run.
+    const refusal = this.#refusal
+    if (refusal !== undefined) return yield* refusal
     const refused = this.#checkLimits(entry, 1)
     if (refused !== undefined) return yield* refused
     const length = lengthOf(entry)
@@ -295,7 +292,7 @@ export class Writer {
 
   /** Writes so many frames, numbered from the next txid on, in this very step, and tells the observers. */
   #write(bytes: Uint8Array, start: number, end: number, count: number): IoError | undefined {
-    this.#blockedBytes += end - start
+    this.#blockedBytes += end - start + count * record_cost_bytes
     const failed = Disk.appendFullyNow(this.#file, bytes, start, end)
     if (failed !== undefined) return this.#poison(failed)
     const base = this.#offset

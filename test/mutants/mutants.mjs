@@ -234,6 +234,15 @@ const writing = [
     caughtBy: "nothing is written any more once a sync has failed, not even the rest of a batch under way"
   },
   {
+    name: "append-goes-on-after-failed-sync",
+    claim: "An append that waited for its turn is not written once a sync has failed.",
+    file: "src/internal/writer.ts",
+    find: "if (refusal !== undefined) return yield* refusal\n    const refused",
+    replace: "const refused",
+    test: failures,
+    caughtBy: "nothing is written any more once a sync has failed, not even what let others run first"
+  },
+  {
     name: "closing-does-not-wait",
     claim: "Nothing is under way once the scope has closed.",
     file: "src/internal/writer.ts",
