@@ -3,7 +3,7 @@
  * sentinel and calls `flock(2)`, as the Rust program does.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Clock, Effect, Exit, Fiber, Schedule, Scope } from "effect"
+import { Cause, Clock, Deferred, Effect, Exit, Fiber, Schedule, Scope } from "effect"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import { fileURLToPath } from "node:url"
@@ -31,13 +31,6 @@ const assertHeld = (directory: string, pid: number | undefined) =>
     assert.strictEqual(error.pid, pid)
     return error
   })
-
-const untilHeld = (directory: string): Effect.Effect<void> =>
-  Effect.scoped(Lock.acquire(directory)).pipe(
-    Effect.andThen(Effect.sleep("5 millis")),
-    Effect.forever,
-    Effect.catch((error) => error._tag === "LockHeld" ? Effect.void : Effect.die(error))
-  )
 
 interface Refusal {
   readonly tag: string
@@ -201,11 +194,15 @@ describe("release", () => {
   it.live("the lock is free again after an interruption", () =>
     Effect.gen(function*() {
       const directory = yield* temporaryDirectory
+      const held = yield* Deferred.make<void>()
       const fiber = yield* Effect.forkChild(
-        Effect.scoped(Effect.andThen(Lock.acquire(directory), Effect.never)),
+        Effect.scoped(
+          Effect.andThen(Lock.acquire(directory), Effect.andThen(Deferred.succeed(held, undefined), Effect.never))
+        ),
         { startImmediately: true }
       )
-      yield* untilHeld(directory)
+      yield* Deferred.await(held)
+      yield* assertHeld(directory, process.pid)
       yield* Fiber.interrupt(fiber)
       yield* assertFree(directory)
     }))
