@@ -20,7 +20,15 @@ import { type CorruptSegment, type InvalidLine, type IoError, TargetRefused } fr
 import { LineWriter } from "./internal/exportLines.ts"
 import { Lines } from "./internal/lines.ts"
 import { PutBuffer } from "./internal/putBuffer.ts"
-import { decodeExported, limitError, Line as RecordLine, line_bytes_max, parse, toLine } from "./internal/recordLine.ts"
+import {
+  decodeExported,
+  limitError,
+  Line as RecordLine,
+  line_bytes_max,
+  pairIn,
+  parse,
+  toLine
+} from "./internal/recordLine.ts"
 import { temporaryName } from "./internal/temporaryName.ts"
 import type * as Kv from "./Kv.ts"
 import type * as Log from "./Log.ts"
@@ -201,7 +209,7 @@ export const fromLines = Effect.fnUntraced(function*<E, R>(
   let parsedLines = 0
   const frames = new PutBuffer()
   const flush = Effect.suspend(() =>
-    frames.to === 0 ? Effect.void : Effect.map(writing(kv.putFrames(frames, frames.keyBytes)), () => {
+    frames.to === 0 ? Effect.void : Effect.map(writing(kv.putFrames(frames)), () => {
       stored(frames.to, frames.length)
       frames.clear()
     })
@@ -215,8 +223,11 @@ export const fromLines = Effect.fnUntraced(function*<E, R>(
         yield* flush
         yield* Effect.yieldNow
       }
-      const lengths = frames.hasRoom(length) ? decodeExported(lines, frames.bytes, frames.keyStart) : undefined
-      if (lengths !== undefined) {
+      const fits = frames.hasRoom(length)
+      const room = fits ? frames.bytes : Buffer.allocUnsafeSlow(length)
+      const at = fits ? frames.keyStart : 0
+      const lengths = decodeExported(lines, room, at)
+      if (fits && lengths !== undefined) {
         const refused = limitError(lines, lengths)
         if (refused !== undefined) return yield* refused
         frames.add(...lengths)
@@ -224,7 +235,7 @@ export const fromLines = Effect.fnUntraced(function*<E, R>(
       }
       // It takes ten times as long as the other way.
       if (++parsedLines % parsed_lines_max === 0) yield* Effect.yieldNow
-      const parsed = parse(lines)
+      const parsed = lengths === undefined ? parse(lines) : Result.succeed(pairIn(room, at, lengths))
       if (Result.isFailure(parsed)) return yield* parsed.failure
       const [key, value] = parsed.success
       const refused = limitError(lines, [key.length, value.length])

@@ -37,7 +37,7 @@ import { type CheckpointPolicy, keepCheckpoint, type Written } from "./internal/
 import { closeOnFailure } from "./internal/closeOnFailure.ts"
 import { compact, type Compacted } from "./internal/compaction.ts"
 import { follow, projectionOfLog } from "./internal/following.ts"
-import type { PutFrames } from "./internal/frames.ts"
+import { keyBytesOf, type PutFrames } from "./internal/frames.ts"
 import type { Gathered, KeyValue } from "./internal/gather.ts"
 import {
   entriesIn,
@@ -210,8 +210,8 @@ export class Kv extends Context.Service<
       entries: Iterable<readonly [key: Bytes, value: Bytes]>
     ) => Effect.Effect<Array<Log.RecordRef>, Log.WriteError>
 
-    /** For an import: `putMany` of frames, of which the keys take so many bytes. */
-    readonly putFrames: (frames: PutFrames, keyBytes: number) => Effect.Effect<void, Log.WriteError>
+    /** For an import: `putMany` of frames. */
+    readonly putFrames: (frames: PutFrames) => Effect.Effect<void, Log.WriteError>
 
     /** Removes a key. The tombstone is written even when the key has no value. */
     readonly delete: (key: Bytes) => Effect.Effect<Log.RecordRef, Log.WriteError>
@@ -338,9 +338,9 @@ const makeWrite = (log: Log.Log["Service"], projection: Projection): Kv["Service
         const full = roomFor(records.length, bytes)
         return full === undefined ? exclusively(log.writeAll(records)) : Effect.fail(full)
       })),
-    putFrames: (frames, keyBytes) =>
+    putFrames: (frames) =>
       settled(Effect.suspend(() => {
-        const full = roomFor(frames.to - frames.from, keyBytes)
+        const full = roomFor(frames.to - frames.from, keyBytesOf(frames))
         return full === undefined ? exclusively(log.writeFrames(frames)) : Effect.fail(full)
       })),
     delete: (key) => settled(Effect.suspend(() => write({ type: "Delete", key }))),

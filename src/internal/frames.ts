@@ -30,6 +30,13 @@ export interface PutFrames {
   readonly to: number
 }
 
+/** Bytes of all their keys. */
+export const keyBytesOf = ({ from, starts, to, view }: PutFrames): number => {
+  let bytes = 0
+  for (let index = from; index < to; index++) bytes += Frame.keyLengthAt(view, starts[index] ?? 0)
+  return bytes
+}
+
 /** The txid of the first of them. */
 export const firstTxid = ({ view }: Frames): number => Frame.txidAt(view, 0)
 

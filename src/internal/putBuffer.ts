@@ -12,7 +12,6 @@ export class PutBuffer implements PutFrames {
   readonly starts: Uint32Array = new Uint32Array(frames_max + 1)
   readonly from = 0
   to = 0
-  keyBytes = 0
 
   /** Where the key of the next frame stands; its value follows it. */
   get keyStart(): number {
@@ -33,7 +32,6 @@ export class PutBuffer implements PutFrames {
   add(keyLength: number, valueLength: number): void {
     const at = this.length
     Frame.writePutHeader(this.bytes, this.view, at, keyLength, valueLength)
-    this.keyBytes += keyLength
     this.starts[++this.to] = at + Frame.encodedLength(keyLength, valueLength)
   }
 
@@ -48,6 +46,5 @@ export class PutBuffer implements PutFrames {
 
   clear(): void {
     this.to = 0
-    this.keyBytes = 0
   }
 }

@@ -103,6 +103,15 @@ export const decodeExported = (
   return value < 0 ? undefined : [key, value]
 }
 
+/** A key and its value. */
+export type Pair = readonly [key: Uint8Array, value: Uint8Array]
+
+/** What was decoded to `at`. */
+export const pairIn = (bytes: Uint8Array, at: number, [key, value]: Lengths): Pair => [
+  bytes.subarray(at, at + key),
+  bytes.subarray(at + key, at + key + value)
+]
+
 /** Why the record of the line at hand cannot be stored, if it cannot. */
 export const limitError = ({ number: line }: Lines, [key, value]: Lengths): InvalidLine | undefined =>
   key > Frame.key_bytes_max
@@ -111,18 +120,10 @@ export const limitError = ({ number: line }: Lines, [key, value]: Lengths): Inva
     ? new InvalidLine({ line, detail: `the value has ${value} bytes, the limit is ${Frame.payload_bytes_max}` })
     : undefined
 
-/** The record of the line at hand, whichever way it is written. */
-export const parse = (
-  line: Lines
-): Result.Result<readonly [key: Uint8Array, value: Uint8Array], InvalidLine> => {
+/** The record of the line at hand, whatever JSON it is. */
+export const parse = (line: Lines): Result.Result<Pair, InvalidLine> => {
   const refuse = (detail: string) => Result.fail(new InvalidLine({ line: line.number, detail }))
   if (line.isTooLong) return refuse("it is longer than any record")
-  const room = Buffer.allocUnsafeSlow(line.end - line.start)
-  const lengths = decodeExported(line, room, 0)
-  if (lengths !== undefined) {
-    const [key, value] = lengths
-    return Result.succeed([room.subarray(0, key), room.subarray(key, key + value)])
-  }
   if (hasTooManyValues(line)) return refuse(`it holds more than ${json_values_max} JSON values`)
   const decoded = decodeLine(line.bytes.toString("utf8", line.start, line.end))
   return Result.isFailure(decoded)
