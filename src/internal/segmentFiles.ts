@@ -22,8 +22,9 @@ export interface Place {
   readonly len: number
 }
 
-/** Read on this thread before a read goes through the pool, which lets others run: some two milliseconds' worth. */
+/** Read on this thread before others have their turn: some two milliseconds' worth, in which a call counts as well. */
 const blocked_bytes_max = 2_097_152
+const call_cost_bytes = 4_096
 
 interface Entry {
   readonly file: DiskFile
@@ -70,9 +71,12 @@ export class SegmentFiles {
   readonly read = (place: Place): Effect.Effect<Frame.LogRecord, IoError | CorruptSegment> =>
     Effect.suspend(() => {
       const entry = this.#touch(place.segment)
-      const mayBlock = place.len <= Disk.blocking_bytes_max && this.#blockedBytes < blocked_bytes_max
-      if (entry === undefined || !mayBlock) return this.#readPooled(place)
-      this.#blockedBytes += place.len
+      if (entry === undefined || place.len > Disk.blocking_bytes_max) return this.#readPooled(place)
+      if (this.#blockedBytes >= blocked_bytes_max) {
+        this.#blockedBytes = 0
+        return Effect.andThen(Effect.yieldNow, this.read(place))
+      }
+      this.#blockedBytes += place.len + call_cost_bytes
       const bytes = new Uint8Array(place.len)
       const count = Disk.readFullyNow(entry.file, bytes, 0, place.len, place.offset)
       return typeof count === "number" ? this.#decode(bytes, count, place) : Effect.fail(count)
@@ -83,9 +87,10 @@ export class SegmentFiles {
    * otherwise `undefined`, and `read` says why.
    */
   valueNow(key: Uint8Array, { len, offset, segment }: Place): Uint8Array | IoError | undefined {
-    if (len > pooled_bytes_max) return undefined
+    if (len > pooled_bytes_max || this.#blockedBytes >= blocked_bytes_max) return undefined
     const entry = this.#touch(segment)
     if (entry === undefined) return undefined
+    this.#blockedBytes += len + call_cost_bytes
     if (this.#poolUsed + len > this.#pool.length) {
       this.#pool = sharedBytes(pool_bytes)
       this.#poolView = new DataView(this.#pool.buffer)

@@ -57,7 +57,8 @@ export interface Start {
 // Written on this thread before the event loop has its turn: some two milliseconds' worth, since a program that appends
 // in a loop never waits by itself.
 const blocked_bytes_max = 2_097_152
-// A record of a batch takes as long as so many more bytes.
+// A call takes as long as so many more bytes, and so does a record of a batch.
+const call_cost_bytes = 4_096
 const record_cost_bytes = 256
 
 // So much may have become durable since the note was written; more would take the next writer too long.
@@ -324,7 +325,7 @@ export class Writer {
     this.#reserve(length)
     Frame.encodeWithView(this.#buffer, this.#view, 0, entry.type, this.#txid + 1, entry.key, entry.payload)
     const failed = Disk.appendFullyNow(this.#file, this.#buffer, 0, length)
-    this.#blockedBytes += length
+    this.#blockedBytes += length + call_cost_bytes
     return failed === undefined ? Exit.succeed(this.#written(entry, length)) : Exit.fail(this.#poison(failed))
   }
 
