@@ -81,6 +81,9 @@ export interface Position {
 // Below this part of a chunk it does not matter that the record at its end is read again with the next one.
 const small_fraction = 32
 
+// In a longer chunk than that there is but one record, and two of them are enough in memory.
+const ahead_bytes_max = 4_194_304
+
 // Small records in so many bytes are checked and folded into an index in two milliseconds.
 const fold_bytes_max = 524_288
 
@@ -153,13 +156,14 @@ export const chunks = (
 ): Stream.Stream<Frames, IoError | Damage> =>
   read(directory, options, options.kept === true ? ownMemory : twoInTurn, Arr.of)
 
-/** What is read into, and how much at once. */
+/** What is read into, how much at once, and how many reads may be under way while one is looked at. */
 interface Memory {
   readonly chunkSize: () => number
+  readonly reads: number
   readonly bytes: (length: number) => Uint8Array<ArrayBuffer>
 }
 
-const ownMemory = (chunkSize: number): Memory => ({ chunkSize: () => chunkSize, bytes: sharedBytes })
+const ownMemory = (chunkSize: number): Memory => ({ chunkSize: () => chunkSize, reads: 2, bytes: sharedBytes })
 
 /**
  * One to read into while the other is looked at. What is longer than a chunk has memory of its own. The first chunks
@@ -175,6 +179,7 @@ const twoInTurn = (wanted: number): Memory => {
       size = Math.min(chunkSize, size * warm_growth)
       return Math.ceil(size)
     },
+    reads: 1,
     bytes: (length) => {
       if (length > chunkSize) return sharedBytes(length)
       turn = 1 - turn
@@ -281,10 +286,18 @@ const readChunk = Effect.fnUntraced(function*(
   return { bytes: bytes.subarray(0, count), view: new DataView(bytes.buffer, 0, count), base, short: count < length }
 })
 
+/** A chunk on its way: the bytes from `at` to before `end`. */
+interface Ahead {
+  readonly at: number
+  readonly end: number
+  readonly fiber: Fiber.Fiber<Chunk, IoError>
+}
+
 /**
  * Reads one segment, a chunk a pull. Each chunk starts at a frame: the headers are walked first, which says where the
  * next chunk starts, so that it can be on its way while the checksums of this one are verified, and no byte is ever
- * copied.
+ * copied. Large records are checked faster than they are read, so the chunk after the next is on its way too, from where
+ * it starts if they are of one size.
  */
 class SegmentReader {
   readonly #file: Disk.DiskFile
@@ -294,7 +307,7 @@ class SegmentReader {
   /** Where the file ended when it was opened: what a live writer adds later is not looked at. */
   #size: number
   #position: number
-  #ahead: Fiber.Fiber<Chunk, IoError> | undefined
+  #ahead: Array<Ahead> = []
   #damage: Damage | undefined
   #changes = 0
 
@@ -324,13 +337,13 @@ class SegmentReader {
   readonly #next = Effect.fnUntraced(function*(
     this: SegmentReader
   ): Effect.fn.Return<Frames | undefined, IoError> {
-    let chunk = this.#ahead === undefined
-      ? yield* this.#read(this.#scan.memory.chunkSize())
-      : yield* Fiber.join(this.#ahead)
-    this.#ahead = undefined
+    const ahead = this.#ahead.shift()
+    let chunk = ahead === undefined
+      ? yield* this.#read(this.#position, this.#scan.memory.chunkSize())
+      : yield* Fiber.join(ahead.fiber)
     let walked = this.#walk(chunk)
     while (walked.wanted > 0) {
-      chunk = yield* this.#read(walked.wanted)
+      chunk = yield* this.#read(this.#position, walked.wanted)
       walked = this.#walk(chunk)
     }
     this.#position += walked.length
@@ -345,11 +358,8 @@ class SegmentReader {
     return frames
   })
 
-  #read(length: number): Effect.Effect<Chunk, IoError> {
-    return Effect.suspend(() => {
-      const bytes = this.#scan.memory.bytes(Math.min(length, this.#size - this.#position))
-      return readChunk(this.#file, this.#position, bytes)
-    })
+  #read(at: number, length: number): Effect.Effect<Chunk, IoError> {
+    return Effect.suspend(() => readChunk(this.#file, at, this.#scan.memory.bytes(Math.min(length, this.#size - at))))
   }
 
   /**
@@ -390,16 +400,23 @@ class SegmentReader {
   }
 
   // Records tend to be of a size: whole ones of the last one's are read, so that little is read twice.
-  #readAhead(last_bytes: number): Effect.Effect<void> {
+  readonly #readAhead = Effect.fnUntraced(function*(
+    this: SegmentReader,
+    last_bytes: number
+  ): Effect.fn.Return<void> {
     const chunkSize = this.#scan.memory.chunkSize()
-    const length = last_bytes * small_fraction < chunkSize ? chunkSize : Math.ceil(chunkSize / last_bytes) * last_bytes
-    return Effect.map(
-      Effect.forkIn(this.#read(length), this.#scope, { startImmediately: true }),
-      (fiber) => {
-        this.#ahead = fiber
-      }
-    )
-  }
+    const isSmall = last_bytes * small_fraction < chunkSize
+    const length = isSmall ? chunkSize : Math.ceil(chunkSize / last_bytes) * last_bytes
+    const reads = isSmall || length > ahead_bytes_max ? 1 : this.#scan.memory.reads
+    // Those that start elsewhere were of memory of their own: only what is certain is read into memory used in turn.
+    if (this.#ahead[0]?.at !== this.#position) this.#ahead = []
+    let at = this.#ahead.at(-1)?.end ?? this.#position
+    while (this.#ahead.length < reads && at < this.#size) {
+      const fiber = yield* Effect.forkIn(this.#read(at, length), this.#scope, { startImmediately: true })
+      this.#ahead.push({ at, end: at + length, fiber })
+      at += length
+    }
+  })
 
   /**
    * Settles what the damage is. Without the lock the bytes may have been a writer's half-written frame, or a tail under
@@ -420,8 +437,8 @@ class SegmentReader {
         this.#size = size
         this.#position = damaged.offset
         // What it reads into may be wanted again.
-        if (this.#ahead !== undefined) yield* Fiber.await(this.#ahead)
-        this.#ahead = undefined
+        for (const { fiber } of this.#ahead) yield* Fiber.await(fiber)
+        this.#ahead = []
         return
       }
     }

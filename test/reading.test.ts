@@ -9,6 +9,7 @@ import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import { fileURLToPath } from "node:url"
 import * as Disk from "../src/Disk.ts"
+import { IoError } from "../src/Errors.ts"
 import * as Frame from "../src/Frame.ts"
 import * as Log from "../src/Log.ts"
 import * as Reader from "../src/Reader.ts"
@@ -129,6 +130,39 @@ describe("reading in chunks", () => {
       assert.isUndefined(error)
       assert.strictEqual(records.length, 4)
       assert.isAtMost(most, chunkSize + 100_028)
+    }))
+
+  it.effect("of large records has two chunks on their way, and one that began within a record matters to nobody", () =>
+    Effect.gen(function*() {
+      const sizes = [2000, 2000, 2000, 1500, 1500, 3000, 2000, 2000, 2000, 2000]
+      const bytes = concat(...sizes.map((size, index) => raw(index + 1, noise(size, index))))
+      const wanted = parseWhole(bytes, 1)
+      const starts = new Set(wanted.map(({ offset }) => offset))
+      const directory = yield* store({ 1: bytes })
+      const disk = yield* Disk.Disk
+      let running = 0
+      let most = 0
+      let misplaced = 0
+      const watched: Disk.DiskService = {
+        ...disk,
+        open: (path, mode) =>
+          Effect.map(disk.open(path, mode), (file) => ({
+            ...file,
+            read: (into, start, end, position) =>
+              Effect.suspend(() => {
+                if (!starts.has(position)) {
+                  misplaced++
+                  return Effect.fail(new IoError({ operation: "read", path, code: "EIO", cause: undefined }))
+                }
+                most = Math.max(most, ++running)
+                return Effect.ensuring(file.read(into, start, end, position), Effect.sync(() => running--))
+              })
+          }))
+      }
+      const read = yield* Effect.provideService(readAll(directory, 1000), Disk.Disk, watched)
+      assert.deepStrictEqual(read, { records: wanted, error: undefined })
+      assert.strictEqual(most, 2)
+      assert.isAbove(misplaced, 0)
     }))
 
   it.effect("many times at once gives everyone the same, and whoever stops early leaves no file open", () =>
