@@ -405,6 +405,8 @@ export class Writer {
       Effect.map(() => {
         this.#syncedSegment = segment
         this.#syncedOffset = offset
+        // Others had their turn meanwhile.
+        this.#blockedBytes = 0
       })
     )
   })
