@@ -10,7 +10,8 @@
  * - A call that has begun is never abandoned: no effect of a `Disk` can be interrupted halfway, so no byte lands
  *   after its caller went on.
  * - `appendNow` and `readNow` run on the calling thread and are for at most `blocking_bytes_max`; everything larger,
- *   every sync and every bulk read goes to the thread pool, so nothing holds the event loop for long.
+ *   every sync and every scan goes to the thread pool, so nothing holds the event loop for long; nor do many calls,
+ *   each of them short, since `isTurnOver` says when others should have their turn.
  * - A short read or write is not an error, and `EINTR` is not one either: the functions below go on where it stopped.
  *   An fsync is never repeated.
  *
@@ -126,6 +127,12 @@ export interface DiskService {
   readonly identity: (path: string) => Effect.Effect<string, IoError>
   /** Removes a directory with all that is in it; one that is missing is fine. */
   readonly removeTree: (path: string) => Effect.Effect<void, IoError>
+  /**
+   * Whether this thread has kept the event loop waiting for long enough: whoever could go on yields first. To be asked
+   * between any two of many calls on this thread, or `records` handled on it. How long that takes is known only
+   * afterwards: a page that is not in memory takes a thousand times as long as one that is.
+   */
+  readonly isTurnOver: (records?: number) => boolean
 }
 
 /**

@@ -141,13 +141,13 @@ const refuseSpecial = Effect.fnUntraced(function*(
   }
 })
 
-// Most texts are written on this thread, two calls each, and then others have their turn.
+// Most texts are written on this thread, in two calls at most.
 const append = (file: Disk.DiskFile, text: Uint8Array): Effect.Effect<void, IoError> => {
   if (text.length > 2 * Disk.blocking_bytes_max) return Disk.appendFully(file, text, 0, text.length)
   return Effect.suspend(() => {
     const half = Math.min(text.length, Disk.blocking_bytes_max)
     const failed = Disk.appendFullyNow(file, text, 0, half) ?? Disk.appendFullyNow(file, text, half, text.length)
-    return failed === undefined ? Effect.yieldNow : Effect.fail(failed)
+    return failed === undefined ? Effect.void : Effect.fail(failed)
   })
 }
 
@@ -159,6 +159,7 @@ const writeLines = Effect.fnUntraced(function*(
   let records = 0
   let bytes = 0
   const writer = new LineWriter()
+  const { disk } = kv
   const take = yield* kv.frames
   for (let next = yield* take; next !== undefined; next = yield* take) {
     // Base64 and the line around it are ASCII.
@@ -166,15 +167,13 @@ const writeLines = Effect.fnUntraced(function*(
       ? writer.linesOf(next)
       : Buffer.from(next.map(({ key, value }) => toLine(key, value)).join(""), "latin1")
     yield* append(file, text)
+    if (disk.isTurnOver(text.length)) yield* Effect.yieldNow
     records += "bytes" in next ? next.to - next.from : next.length
     bytes += text.length
     onProgress?.(records)
   }
   return { records_written: records, bytes_written: bytes }
 })
-
-// Lines not written as an export writes them, in one step.
-const parsed_lines_max = 128
 
 /**
  * Reads lines and puts them, in order; resolves once all are synced. Blank lines are skipped.
@@ -206,7 +205,6 @@ export const fromLines = Effect.fnUntraced(function*<E, R>(
       Effect.sync(() => {
         stopped = true
       }))
-  let parsedLines = 0
   const frames = new PutBuffer()
   const flush = Effect.suspend(() =>
     frames.to === 0 ? Effect.void : Effect.map(writing(kv.putFrames(frames)), () => {
@@ -217,12 +215,10 @@ export const fromLines = Effect.fnUntraced(function*<E, R>(
   const lines = new Lines(line_bytes_max)
   const add = Effect.gen(function*() {
     while (lines.next()) {
+      if (kv.disk.isTurnOver()) yield* Effect.yieldNow
       // A line is longer than the frame of its record.
       const length = lines.end - lines.start
-      if (!frames.hasRoom(length)) {
-        yield* flush
-        yield* Effect.yieldNow
-      }
+      if (!frames.hasRoom(length)) yield* flush
       const fits = frames.hasRoom(length)
       const room = fits ? frames.bytes : Buffer.allocUnsafeSlow(length)
       const at = fits ? frames.keyStart : 0
@@ -233,8 +229,6 @@ export const fromLines = Effect.fnUntraced(function*<E, R>(
         frames.add(...lengths)
         continue
       }
-      // It takes ten times as long as the other way.
-      if (++parsedLines % parsed_lines_max === 0) yield* Effect.yieldNow
       const parsed = lengths === undefined ? parse(lines) : Result.succeed(pairIn(room, at, lengths))
       if (Result.isFailure(parsed)) return yield* parsed.failure
       const [key, value] = parsed.success

@@ -240,7 +240,7 @@ export class Kv extends Context.Service<
 export class KvReader extends Context.Service<KvReader, KvRead>()("effect-datawal/KvReader") {}
 
 const makeRead = (
-  source: Source & { readonly disk: Disk.DiskService },
+  source: Source,
   report: RecoveryReport,
   projection: Projection,
   segments: Effect.Effect<ReadonlyArray<Log.Segment>, IoError>

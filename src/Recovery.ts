@@ -296,8 +296,8 @@ interface Ahead {
 /**
  * Reads one segment, a chunk a pull. Each chunk starts at a frame: the headers are walked first, which says where the
  * next chunk starts, so that it can be on its way while the checksums of this one are verified, and no byte is ever
- * copied. Large records are checked faster than they are read, so the chunk after the next is on its way too, from where
- * it starts if they are of one size.
+ * copied. Large records are checked faster than they are read, so the chunk after the next is on its way too, from
+ * where it starts if they are of one size.
  */
 class SegmentReader {
   readonly #file: Disk.DiskFile

@@ -774,7 +774,8 @@ describe("KeydirSnapshot", () => {
     const [a, b] = [snapshot.batches({ ordered: true, batch: 10 }), snapshot.batches({ ordered: false, batch: 10 })]
     for (const walk of [a, b]) for (let i = 0; i < 20; i++) walk.next()
     for (let n = 0; n < 5_000; n++) keydir.delete(numbered(n))
-    assert.strictEqual([...a].flat().length + [...b].flat().length, 2 * 5_000 - 20 * 10 - (20 - 2) * 10)
+    // The first steps of the ordered walk give nothing: they sort 256, 512, 1,024, 2,048 and the rest.
+    assert.strictEqual([...a].flat().length + [...b].flat().length, 2 * 5_000 - 20 * 10 - (20 - 5) * 10)
     assert.strictEqual(drain(snapshot, { ordered: true }).located.length, 5_000)
     assert.strictEqual(drain(keydir.snapshot(), { ordered: true }).located.length, 0)
   })

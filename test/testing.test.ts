@@ -164,6 +164,17 @@ const contract = (
         }])
       }))
 
+    test("whoever is busy for long enough is told that others should have their turn, and then that they had it", (disk) =>
+      Effect.gen(function*() {
+        yield* Effect.yieldNow
+        let asked = 1
+        while (!disk.isTurnOver()) asked++
+        assert.isAtLeast(asked, 2)
+        assert.isTrue(disk.isTurnOver(), "it is the same for the next one who asks")
+        yield* Effect.yieldNow
+        assert.isFalse(disk.isTurnOver())
+      }))
+
     test("one open file holds the lock, until it is closed", (disk, at) =>
       Effect.gen(function*() {
         assert.strictEqual(yield* outcome(disk.openLock(at("none/.lock"))), "ENOENT")
@@ -202,6 +213,26 @@ contract(
       return effect
     }))
 )
+
+describe("a turn on Node's disk", () => {
+  it.live("ends after a few milliseconds, however few calls those were", () =>
+    Effect.gen(function*() {
+      yield* Effect.yieldNow
+      assert.isFalse(nodeDisk.isTurnOver(1_000))
+      const started = performance.now()
+      while (performance.now() - started < 20) { /* as a slow call */ }
+      assert.isTrue(nodeDisk.isTurnOver(1_000))
+    }))
+
+  it.live("begins anew when the event loop went round, whatever a program did meanwhile", () =>
+    Effect.gen(function*() {
+      for (let round = 0; round < 20; round++) {
+        yield* Effect.sleep(5)
+        assert.isFalse(nodeDisk.isTurnOver(1_000))
+      }
+    }))
+})
+
 contract("simulated", simulated({}))
 contract("simulated, completions shuffled", simulated({ shuffle: true }))
 

@@ -10,8 +10,8 @@
  * turn, a MiB at once or a longer one alone. Whatever could not be read with others is read by itself then; so its
  * error is that of a single read, and everything before it has been handed out.
  *
- * A step that holds the event loop sorts a window's places (1 ms), or checks 2,048 records, or reads 2 MiB, in
- * which a call counts as much as a gap.
+ * A step that holds the event loop sorts a window's places (1 ms), or reads and checks blocks until the disk says that
+ * others should have their turn.
  *
  * Indexed reads are `as number`: every index is below the number of entries in the window, or of buckets.
  */
@@ -42,6 +42,8 @@ export interface FrameSource {
   readonly bytesNow: (segment: number, into: Uint8Array, length: number, offset: number) => number | IoError | undefined
   /** Opens a segment, so that `bytesNow` can read it. One that cannot be opened is what its values fail with. */
   readonly open: (segment: number) => Effect.Effect<void, IoError>
+  /** Whether others should have their turn. */
+  readonly isTurnOver: (records: number) => boolean
   /** The value of a key's Put, with the error that says why there is none. */
   readonly value: (key: Uint8Array, place: Place) => Effect.Effect<Uint8Array, IoError | CorruptSegment>
 }
@@ -72,14 +74,11 @@ const buckets_max = 65_536
 const index_span = 2 ** 17
 const within_max = 2 ** 36 - 1
 
-const step_bytes_max = 2_097_152
-const step_entries_max = 2_048
-/** The first steps are this part of that, and each that much longer: until it is compiled, the code takes ten times. */
-const warm_steps = 16
-const warm_growth = 1.2
+/** Taken from a block before the clock is looked at. */
+const taken_entries = 64
 
-const piece_bytes_max = Disk.blocking_bytes_max
-const piece_entries_max = 2_048
+const piece_bytes_max = 65_536
+const piece_entries_max = 512
 /** Of long values in one piece. */
 const long_bytes_max = 1_048_576
 
@@ -168,7 +167,7 @@ class Window {
    * Reads the frames, in steps. A step that ends in a segment needs that to be opened before the next, which is told
    * what came of it.
    */
-  *read(source: FrameSource, pace: { part: number }): Generator<number | undefined, void, IoError | undefined> {
+  *read(source: FrameSource): Generator<number | undefined, void, IoError | undefined> {
     const bytes = this.#starts[this.#count] as number
     if (bytes === 0) return
     if (bytes > this.#arena.length) {
@@ -183,8 +182,6 @@ class Window {
     yield
     let closed = 0
     let refusal: IoError | undefined
-    let stepBytes = 0
-    let stepEntries = 0
     let from = 0
     for (let bucket = 0; bucket < ends.length; bucket++) {
       const to = ends[bucket] as number
@@ -210,17 +207,10 @@ class Window {
             if (count === undefined) closed = segment
           }
         }
-        if (typeof count === "number") this.#take(from, next, offset, count)
+        if (typeof count === "number") yield* this.#take(source, from, next, offset, count)
         else if (segment === closed) this.#fail(from, next, refusal)
         // Of several it may be another's failure, or that of what lies between them.
         else if (next === from + 1) this.#fail(from, next, count)
-        stepBytes += length + gap_bytes_max
-        stepEntries += next - from
-        if (stepBytes > step_bytes_max * pace.part || stepEntries > step_entries_max * pace.part) {
-          yield
-          pace.part = Math.min(1, pace.part * warm_growth)
-          stepBytes = stepEntries = 0
-        }
         from = next
       }
     }
@@ -361,8 +351,16 @@ class Window {
     for (let at = from; at < to; at++) this.#failures.set(this.#order[at] as number, error)
   }
 
+  /** Takes the frames of a run from the block, in steps. */
+  *#take(source: FrameSource, from: number, to: number, base: number, count: number): Generator<undefined, void> {
+    for (let at = from; at < to; at += taken_entries) {
+      this.#copy(at, Math.min(to, at + taken_entries), base, count)
+      if (source.isTurnOver(taken_entries)) yield
+    }
+  }
+
   /** Copies the frames of a run that are in the block and sound to the arena. */
-  #take(from: number, to: number, base: number, count: number): void {
+  #copy(from: number, to: number, base: number, count: number): void {
     const block = this.#block
     const view = this.#blockView
     for (let at = from; at < to; at++) {
@@ -395,7 +393,6 @@ export const gather = (
   let entries: Uint32Array = new Uint32Array(0)
   let used = 0
   let isDone = false
-  const pace = { part: 1 / warm_steps }
   const fill = Effect.fnUntraced(function*() {
     const limit = Math.min(most, window.limit * growth)
     if (window.isFull && limit > window.limit) window = new Window(snapshot.slabs, limit)
@@ -409,7 +406,7 @@ export const gather = (
       used = isDone ? entries.length : 0
       yield* Effect.yieldNow
     }
-    const reading = window.read(source, pace)
+    const reading = window.read(source)
     for (let read = reading.next(); read.done !== true;) {
       const refusal = read.value === undefined
         ? yield* Effect.as(Effect.yieldNow, undefined)

@@ -25,9 +25,11 @@ import {
 
 /** Words of records that one step passes by while it looks for those in range: eight slabs, ~0.5 ms. */
 const scan_words_max = 8 * slab_words
-/** Entries that one step sorts: ~1 ms, a few while the code is cold. Their numbers fit beside 32 bits in a double. */
+/** Entries that one step sorts: ~1 ms. Their numbers fit beside 32 bits in a double. */
 const run_bits = 12
 const run_entries = 2 ** run_bits
+/** The first runs are shorter: until it is compiled, the code takes ten times. */
+const first_run_entries = 256
 /** Entries in one batch, whatever was asked for: ~2 ms of merging and copying. */
 const batch_entries_max = 2_048
 /** Key words after which a step ends early: 128 KiB, so that long keys cannot stretch it. */
@@ -333,8 +335,8 @@ function* orderedEntries(slabs: Slabs, scan: Scan, most: number): Generator<Uint
   const merge = new Merge(slabs)
   const entries = new Uint32Array(Math.max(run_entries, most))
   const none = entries.subarray(0, 0)
-  while (!scan.done) {
-    const count = scan.fill(entries.subarray(0, run_entries))
+  for (let length = first_run_entries; !scan.done; length = Math.min(run_entries, 2 * length)) {
+    const count = scan.fill(entries.subarray(0, length))
     if (count > 0) merge.add(sortRun(slabs, entries.slice(0, count)))
     yield none
   }

@@ -6,6 +6,7 @@
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Stream from "effect/Stream"
+import type * as Disk from "../Disk.ts"
 import { CorruptSegment, type InvalidPosition, type IoError } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
 import { sharedBytes } from "./bytes.ts"
@@ -20,6 +21,7 @@ import type { Place } from "./segmentFiles.ts"
 /** What a projection reads single records through. */
 export interface Source {
   readonly directory: string
+  readonly disk: Disk.DiskService
   readonly read: (place: Place) => Effect.Effect<Frame.LogRecord, IoError | CorruptSegment | InvalidPosition>
   readonly valueNow: (key: Uint8Array, place: Place) => Uint8Array | IoError | undefined
   readonly bytesNow: (segment: number, into: Uint8Array, length: number, offset: number) => number | IoError | undefined
@@ -220,7 +222,7 @@ export const valuesOf = Effect.fnUntraced(function*(
 ): Effect.fn.Return<Array<Uint8Array | undefined>, IoError | CorruptSegment> {
   const values: Array<Uint8Array | undefined> = []
   for (let from = 0; from < keys.length; from += step_keys_max) {
-    if (from > 0) yield* Effect.yieldNow
+    if (source.disk.isTurnOver()) yield* Effect.yieldNow
     for (const place of projection.placesOf(keys, from, Math.min(keys.length, from + step_keys_max))) {
       const key = keys[values.length] as Uint8Array
       if (place === undefined) values.push(undefined)
@@ -275,6 +277,7 @@ export const framesOf = (
   gather(
     {
       bytesNow: source.bytesNow,
+      isTurnOver: source.disk.isTurnOver,
       // Of a file that is gone `read` has more to say.
       open: (segment) =>
         Effect.catch(

@@ -22,10 +22,6 @@ export interface Place {
   readonly len: number
 }
 
-/** Read on this thread before others have their turn: some two milliseconds' worth, in which a call counts as well. */
-const blocked_bytes_max = 2_097_152
-const call_cost_bytes = 4_096
-
 interface Entry {
   readonly file: DiskFile
   pins: number
@@ -46,7 +42,6 @@ export class SegmentFiles {
   #active: Entry | undefined
   #latest = 0
   #closed = false
-  #blockedBytes = 0
   #pool = new Uint8Array(0)
   #poolView = new DataView(this.#pool.buffer)
   #poolUsed = 0
@@ -69,14 +64,14 @@ export class SegmentFiles {
    * Reads the frame at a place and checks that it is whole: its header, its length and its checksum.
    */
   readonly read = (place: Place): Effect.Effect<Frame.LogRecord, IoError | CorruptSegment> =>
+    Effect.suspend(() =>
+      this.#disk.isTurnOver() ? Effect.andThen(Effect.yieldNow, this.#readInTurn(place)) : this.#readInTurn(place)
+    )
+
+  readonly #readInTurn = (place: Place): Effect.Effect<Frame.LogRecord, IoError | CorruptSegment> =>
     Effect.suspend(() => {
       const entry = this.#touch(place.segment)
       if (entry === undefined || place.len > Disk.blocking_bytes_max) return this.#readPooled(place)
-      if (this.#blockedBytes >= blocked_bytes_max) {
-        this.#blockedBytes = 0
-        return Effect.andThen(Effect.yieldNow, this.read(place))
-      }
-      this.#blockedBytes += place.len + call_cost_bytes
       const bytes = new Uint8Array(place.len)
       const count = Disk.readFullyNow(entry.file, bytes, 0, place.len, place.offset)
       return typeof count === "number" ? this.#decode(bytes, count, place) : Effect.fail(count)
@@ -87,10 +82,9 @@ export class SegmentFiles {
    * otherwise `undefined`, and `read` says why.
    */
   valueNow(key: Uint8Array, { len, offset, segment }: Place): Uint8Array | IoError | undefined {
-    if (len > pooled_bytes_max || this.#blockedBytes >= blocked_bytes_max) return undefined
+    if (len > pooled_bytes_max || this.#disk.isTurnOver()) return undefined
     const entry = this.#touch(segment)
     if (entry === undefined) return undefined
-    this.#blockedBytes += len + call_cost_bytes
     if (this.#poolUsed + len > this.#pool.length) {
       this.#pool = sharedBytes(pool_bytes)
       this.#poolView = new DataView(this.#pool.buffer)
@@ -120,9 +114,8 @@ export class SegmentFiles {
   // However many fibers read at once, no more than this many hold a descriptor beside the cached ones.
   readonly #turn = Semaphore.makeUnsafe(open_max)
 
-  readonly #readPooled = (place: Place): Effect.Effect<Frame.LogRecord, IoError | CorruptSegment> => {
-    this.#blockedBytes = 0
-    return this.#turn.withPermit(Effect.acquireUseRelease(
+  readonly #readPooled = (place: Place): Effect.Effect<Frame.LogRecord, IoError | CorruptSegment> =>
+    this.#turn.withPermit(Effect.acquireUseRelease(
       this.#pin(place.segment),
       (entry) => {
         const bytes = new Uint8Array(Buffer.allocUnsafeSlow(place.len).buffer)
@@ -136,7 +129,6 @@ export class SegmentFiles {
         return this.#evict()
       }
     ))
-  }
 
   readonly closeAll: Effect.Effect<void> = Effect.suspend(() => {
     this.#closed = true

@@ -54,12 +54,8 @@ export interface Start {
   readonly noteUnsynced: (from: Unsynced | undefined) => Effect.Effect<void, IoError>
 }
 
-// Written on this thread before the event loop has its turn: some two milliseconds' worth, since a program that appends
-// in a loop never waits by itself.
-const blocked_bytes_max = 2_097_152
-// A call takes as long as so many more bytes, and so does a record of a batch.
-const call_cost_bytes = 4_096
-const record_cost_bytes = 256
+// In one step of a batch. After a snapshot each record may have the index copy 64 KiB: a few milliseconds' worth.
+const piece_bytes_max = 65_536
 
 // So much may have become durable since the note was written; more would take the next writer too long.
 const noted_bytes_max = 1_048_576
@@ -73,7 +69,6 @@ export class Writer {
   #buffer = new Uint8Array(0)
   #view = new DataView(this.#buffer.buffer)
   #busy = false
-  #blockedBytes = 0
   #refusal: WriterPoisoned | IoError | undefined
   #file: Disk.DiskFile
   #segment: number
@@ -141,7 +136,7 @@ export class Writer {
     const refused = this.#checkLimits(entry, 1)
     if (refused !== undefined) return Exit.fail(refused)
     const length = lengthOf(entry)
-    const mayBlock = length <= Disk.blocking_bytes_max && this.#blockedBytes < blocked_bytes_max
+    const mayBlock = length <= Disk.blocking_bytes_max && !this.#start.disk.isTurnOver()
     return this.#busy || !mayBlock || !this.#hasRoom(length) ? undefined : this.#writeSmall(entry, length)
   }
 
@@ -150,13 +145,11 @@ export class Writer {
     this.appendNow(entry) ?? this.#appendGated(entry)
 
   readonly #appendGated = (entry: Entry): Effect.Effect<RecordRef, WriteError> =>
-    this.#exclusively(Effect.andThen(this.#letOthersRun, Effect.suspend(() => this.#appendHeld(entry))))
+    this.#exclusively(Effect.andThen(this.#letOthersRun(0), Effect.suspend(() => this.#appendHeld(entry))))
 
-  readonly #letOthersRun: Effect.Effect<void> = Effect.suspend(() => {
-    if (this.#blockedBytes < blocked_bytes_max) return Effect.void
-    this.#blockedBytes = 0
-    return Effect.yieldNow
-  })
+  /** After so many records. */
+  readonly #letOthersRun = (records: number): Effect.Effect<void> =>
+    Effect.suspend(() => this.#start.disk.isTurnOver(records) ? Effect.yieldNow : Effect.void)
 
   readonly #appendHeld = Effect.fnUntraced(function*(
     this: Writer,
@@ -189,9 +182,8 @@ export class Writer {
         if (refused !== undefined) return Effect.fail(refused)
         total += lengthOf(entry)
       }
-      const mayBlock = total <= Disk.blocking_bytes_max && this.#blockedBytes < blocked_bytes_max
-      if (this.#busy || !mayBlock || !this.#fits(total)) {
-        return this.#exclusively(Effect.andThen(this.#letOthersRun, this.#appendAllHeld(entries)))
+      if (this.#busy || !this.#fitsPiece(total) || this.#start.disk.isTurnOver(entries.length)) {
+        return this.#exclusively(Effect.andThen(this.#letOthersRun(0), this.#appendAllHeld(entries)))
       }
       const refs: Array<RecordRef> = []
       const failed = this.#writeBatch(entries, 0, entries.length, refs)
@@ -209,6 +201,7 @@ export class Writer {
     while (from < entries.length) {
       // A sync may have failed while the batch before this one was written.
       if (this.#refusal !== undefined) return yield* this.#refusal
+      const written = refs.length
       const to = this.#batchEnd(entries, from)
       if (to === from) {
         refs.push(yield* this.#appendHeld(entries[from++] as Entry))
@@ -217,7 +210,7 @@ export class Writer {
         if (failed !== undefined) return yield* failed
         from = to
       }
-      yield* this.#letOthersRun
+      yield* this.#letOthersRun(refs.length - written)
     }
     return refs
   })
@@ -227,21 +220,22 @@ export class Writer {
    * fails, a prefix of them is in the log.
    */
   readonly appendFrames = (frames: PutFrames): Effect.Effect<void, WriteError> =>
-    this.#exclusively(Effect.andThen(this.#letOthersRun, this.#appendFramesHeld(frames)))
+    this.#exclusively(Effect.andThen(this.#letOthersRun(0), this.#appendFramesHeld(frames)))
 
   readonly #appendFramesHeld = Effect.fnUntraced(function*(
     this: Writer,
     { bytes, from, starts, to, view }: PutFrames
   ): Effect.fn.Return<void, WriteError> {
     if (this.#txid > Frame.txid_max - (to - from)) return yield* txidLimit(this.#txid + to - from)
-    for (let at = from; at < to; yield* this.#letOthersRun) {
+    let at = from
+    while (at < to) {
       const start = starts[at] as number
       if (!this.#hasRoom((starts[at + 1] as number) - start)) yield* this.#rotateHeld
       // A sync may have failed while the frames before these were written.
       const refusal = this.#refusal
       if (refusal !== undefined) return yield* refusal
       const first = at++
-      while (at < to && this.#fitsOneWrite((starts[at + 1] as number) - start)) at++
+      while (at < to && this.#fitsPiece((starts[at + 1] as number) - start)) at++
       for (let index = first; index < at; index++) {
         const frame = starts[index] as number
         Frame.renumber(bytes, view, frame, (starts[index + 1] as number) - frame, this.#txid + 1 + index - first)
@@ -249,21 +243,22 @@ export class Writer {
       const end = starts[at] as number
       const failed = this.#write(bytes, start, end, at - first)
       if (failed !== undefined) return yield* failed
+      yield* this.#letOthersRun(at - first)
     }
   })
 
-  /** Up to which of the entries fit into one blocking write, and into the segment. */
+  /** Up to which of the entries fit into one piece, and into the segment. */
   #batchEnd(entries: ReadonlyArray<Entry>, from: number): number {
     let length = 0
     let to = from
     for (; to < entries.length; to++) {
       length += lengthOf(entries[to] as Entry)
-      if (!this.#fitsOneWrite(length)) break
+      if (!this.#fitsPiece(length)) break
     }
     return to
   }
 
-  /** Writes entries that fit into one blocking write in this very step. */
+  /** Writes the entries of a piece in this very step. */
   #writeBatch(
     entries: ReadonlyArray<Entry>,
     from: number,
@@ -293,7 +288,6 @@ export class Writer {
 
   /** Writes so many frames, numbered from the next txid on, in this very step, and tells the observers. */
   #write(bytes: Uint8Array, start: number, end: number, count: number): IoError | undefined {
-    this.#blockedBytes += end - start + count * record_cost_bytes
     const failed = Disk.appendFullyNow(this.#file, bytes, start, end)
     if (failed !== undefined) return this.#poison(failed)
     const base = this.#offset
@@ -325,7 +319,6 @@ export class Writer {
     this.#reserve(length)
     Frame.encodeWithView(this.#buffer, this.#view, 0, entry.type, this.#txid + 1, entry.key, entry.payload)
     const failed = Disk.appendFullyNow(this.#file, this.#buffer, 0, length)
-    this.#blockedBytes += length + call_cost_bytes
     return failed === undefined ? Exit.succeed(this.#written(entry, length)) : Exit.fail(this.#poison(failed))
   }
 
@@ -351,8 +344,8 @@ export class Writer {
     return this.#offset === 0 || this.#fits(length)
   }
 
-  #fitsOneWrite(length: number): boolean {
-    return length <= Disk.blocking_bytes_max && this.#fits(length)
+  #fitsPiece(length: number): boolean {
+    return length <= piece_bytes_max && this.#fits(length)
   }
 
   #fits(length: number): boolean {
@@ -405,8 +398,6 @@ export class Writer {
       Effect.map(() => {
         this.#syncedSegment = segment
         this.#syncedOffset = offset
-        // Others had their turn meanwhile.
-        this.#blockedBytes = 0
       })
     )
   })

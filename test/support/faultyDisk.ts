@@ -348,7 +348,9 @@ export class FaultyDisk {
       rename: (from, to) => this.#effect("rename", from, nodeDisk.rename(from, to)),
       identity: (path) => this.#effect("identity", path, nodeDisk.identity(path)),
       remove: (path) => this.#effect("remove", path, nodeDisk.remove(path)),
-      removeTree: (path) => this.#effect("removeTree", path, nodeDisk.removeTree(path))
+      removeTree: (path) => this.#effect("removeTree", path, nodeDisk.removeTree(path)),
+      // What is planned comes in the order of the calls, not as fast as the machine is.
+      isTurnOver: () => false
     }
   }
 }

@@ -271,7 +271,8 @@ export class FuzzDisk {
           this.changes.push(`remove ${path}`)
           return this.#names.delete(this.#nameOf(path) ?? "") ? undefined : new Refused("ENOENT")
         }),
-      removeTree: (path: string) => this.#pooled("remove", path, () => new Refused("ENOSYS"))
+      removeTree: (path: string) => this.#pooled("remove", path, () => new Refused("ENOSYS")),
+      isTurnOver: () => false
     }
     return service
   }
