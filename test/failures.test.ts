@@ -232,12 +232,12 @@ describe("a failing disk under the log", () => {
       yield* over(disk)(Effect.scoped(Effect.gen(function*() {
         const log = yield* Log.make({ directory })
         disk.failNext("appendNow", "EIO", { skip: 5 })
-        yield* Effect.flip(log.appendAll(many(24, 30_000).map(raw)))
+        yield* Effect.flip(log.appendAll(many(24, 100_000).map(raw)))
         // What the first writes handed over, two records each, is in the log and can be read, though the batch failed.
-        assert.deepStrictEqual(yield* payloads(log), many(24, 30_000).slice(0, 10))
+        assert.deepStrictEqual(yield* payloads(log), many(24, 100_000).slice(0, 10))
       })))
       const log = yield* Log.make({ directory })
-      assert.deepStrictEqual(yield* payloads(log), many(24, 30_000).slice(0, 10))
+      assert.deepStrictEqual(yield* payloads(log), many(24, 100_000).slice(0, 10))
     }))
 
   it.live("nothing is written any more once a sync has failed, not even the rest of a batch under way", () =>

@@ -94,9 +94,9 @@ const operations: ReadonlyArray<Operation> = [
   },
   {
     name: "a large batch",
-    room: 400_000,
-    attempt: many(24, 30_000),
-    run: (log) => log.appendAll(many(24, 30_000).map(raw)),
+    room: 1_300_000,
+    attempt: many(24, 100_000),
+    run: (log) => log.appendAll(many(24, 100_000).map(raw)),
     fails: ["write", 1],
     stops: "halfway"
   },

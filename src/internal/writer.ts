@@ -54,8 +54,8 @@ export interface Start {
   readonly noteUnsynced: (from: Unsynced | undefined) => Effect.Effect<void, IoError>
 }
 
-// In one step of a batch. After a snapshot each record may have the index copy 64 KiB: a few milliseconds' worth.
-const piece_bytes_max = 65_536
+// Of a batch, in one step. After a snapshot each record may have the index copy 64 KiB: a few milliseconds' worth.
+const piece_records_max = 512
 
 // So much may have become durable since the note was written; more would take the next writer too long.
 const noted_bytes_max = 1_048_576
@@ -182,7 +182,7 @@ export class Writer {
         if (refused !== undefined) return Effect.fail(refused)
         total += lengthOf(entry)
       }
-      if (this.#busy || !this.#fitsPiece(total) || this.#start.disk.isTurnOver(entries.length)) {
+      if (this.#busy || !this.#fitsPiece(total, entries.length) || this.#start.disk.isTurnOver(entries.length)) {
         return this.#exclusively(Effect.andThen(this.#letOthersRun(0), this.#appendAllHeld(entries)))
       }
       const refs: Array<RecordRef> = []
@@ -235,7 +235,7 @@ export class Writer {
       const refusal = this.#refusal
       if (refusal !== undefined) return yield* refusal
       const first = at++
-      while (at < to && this.#fitsPiece((starts[at + 1] as number) - start)) at++
+      while (at < to && this.#fitsPiece((starts[at + 1] as number) - start, at + 1 - first)) at++
       for (let index = first; index < at; index++) {
         const frame = starts[index] as number
         Frame.renumber(bytes, view, frame, (starts[index + 1] as number) - frame, this.#txid + 1 + index - first)
@@ -253,7 +253,7 @@ export class Writer {
     let to = from
     for (; to < entries.length; to++) {
       length += lengthOf(entries[to] as Entry)
-      if (!this.#fitsPiece(length)) break
+      if (!this.#fitsPiece(length, to + 1 - from)) break
     }
     return to
   }
@@ -344,8 +344,8 @@ export class Writer {
     return this.#offset === 0 || this.#fits(length)
   }
 
-  #fitsPiece(length: number): boolean {
-    return length <= piece_bytes_max && this.#fits(length)
+  #fitsPiece(length: number, records: number): boolean {
+    return length <= Disk.blocking_bytes_max && records <= piece_records_max && this.#fits(length)
   }
 
   #fits(length: number): boolean {
