@@ -7,6 +7,8 @@ import * as V8 from "node:v8"
 import * as VM from "node:vm"
 import * as Export from "../src/Export.ts"
 import * as Frame from "../src/Frame.ts"
+import { Lines } from "../src/internal/lines.ts"
+import { line_bytes_max } from "../src/internal/recordLine.ts"
 import * as Kv from "../src/Kv.ts"
 import { descriptors, FaultyDisk, leftovers, over, text, tree } from "./support/faultyDisk.ts"
 import { copyFixture, expected, expectedLive, temporaryDirectory } from "./support/stores.ts"
@@ -420,6 +422,37 @@ describe("import", () => {
       assert.isAtMost(pulled, 100)
       assert.strictEqual(text(yield* kv.get("one")), "1")
     }))
+
+  it.effect("a line is what it was when it came, though its memory is used again for the next chunk", () =>
+    Effect.gen(function*() {
+      const kv = yield* fresh
+      const all = Buffer.from(line("one", "1".repeat(5_000)) + line("two", "2") + line("three", "3"))
+      for (const size of [1, 7, 100]) {
+        const chunk = Buffer.alloc(size)
+        const reused = Stream.map(
+          Stream.rechunk(Stream.range(0, Math.ceil(all.length / size) - 1), 1),
+          (at): Uint8Array => chunk.subarray(0, all.copy(chunk, 0, at * size, (at + 1) * size))
+        )
+        assert.strictEqual((yield* Export.fromLines(kv, reused)).records_written, 3)
+        assert.strictEqual(text(yield* kv.get("one")), "1".repeat(5_000))
+        assert.strictEqual(text(yield* kv.get("three")), "3")
+      }
+    }))
+
+  it("a line that comes in pieces of a byte takes no more memory for that", () => {
+    const lines = new Lines(line_bytes_max)
+    const letter = Uint8Array.of(0x61)
+    const before = process.memoryUsage()
+    for (let at = 0; at < 400_000; at++) {
+      lines.feed(letter)
+      lines.next()
+    }
+    const after = process.memoryUsage()
+    assert.isBelow(after.heapUsed + after.external - before.heapUsed - before.external, 16 * 1_048_576)
+    lines.finish()
+    assert.isTrue(lines.next())
+    assert.strictEqual(lines.end - lines.start, 400_000)
+  })
 
   it.effect("an input that fails ends it with that failure, and what was before is stored and synced", () =>
     Effect.gen(function*() {

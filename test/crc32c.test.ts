@@ -68,6 +68,16 @@ describe.each(implementations)("$name", ({ checksum }) => {
     }
   })
 
+  it("sees a buffer that has grown as it is now", () => {
+    const buffer: ArrayBuffer = Reflect.construct(ArrayBuffer, [64, { maxByteLength: 256 }])
+    const bytes = new Uint8Array(buffer)
+    bytes.set(noise(64, 4))
+    assert.strictEqual(of(checksum, bytes), crc32cBitwise(noise(64, 4)))
+    Reflect.apply(Reflect.get(buffer, "resize"), buffer, [200])
+    bytes.set(noise(200, 5))
+    assert.strictEqual(of(checksum, bytes), crc32cBitwise(noise(200, 5)))
+  })
+
   it.prop("goes on from a seed as if it had never stopped", [bytes, fraction], ([data, cut]) => {
     const at = Math.floor(data.length * cut / 1000)
     assert.strictEqual(

@@ -37,14 +37,16 @@ const tables: Int32Array = (() => {
 /** A checksum of `bytes[start, end)`, continuing from `seed`, the checksum of what came before. */
 export type Checksum = (bytes: Uint8Array, start: number, end: number, seed: number) => number
 
-// Made once for a buffer that holds many frames.
+// Made once for a buffer that holds many frames, and for its length: one that can be resized may have another.
 let viewed: Uint8Array | undefined
+let viewedLength = 0
 let view: DataView = new DataView(new ArrayBuffer(0))
 
 // Every index below is `byte & 0xFF` plus the base of one of the tables, or below `end`: the casts say so.
 export const portable: Checksum = (bytes, start, end, seed) => {
-  if (bytes !== viewed) {
+  if (bytes !== viewed || bytes.length !== viewedLength) {
     viewed = bytes
+    viewedLength = bytes.length
     view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   }
   let crc = ~seed

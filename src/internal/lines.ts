@@ -2,6 +2,8 @@
  * Bytes to lines, numbered from 1. A line may span any number of chunks; blank ones are counted and skipped; the last
  * one need not end in a line feed.
  */
+import { roomFor } from "./bytes.ts"
+
 const lineFeed = 0x0A
 
 const nothing = Buffer.alloc(0)
@@ -21,8 +23,8 @@ export class Lines {
   readonly #limit_bytes: number
   #chunk: Buffer = nothing
   #at = 0
-  /** The start of a line that goes on in the next chunk. */
-  #pieces: Array<Buffer> = []
+  /** The start of a line that goes on in the next chunk: a copy, since a chunk's memory may be used again. */
+  #room: Buffer = nothing
   #held = 0
 
   constructor(limit_bytes: number) {
@@ -48,12 +50,11 @@ export class Lines {
       // Refused before its end is seen: a line without end must not fill the memory.
       if (length > this.#limit_bytes) {
         this.number++
-        this.#pieces = []
+        this.#room = nothing
         return this.isTooLong = true
       }
       if (to < 0) {
-        if (from < chunk.length) this.#pieces.push(chunk.subarray(from))
-        this.#held = length
+        this.#hold(chunk, from, chunk.length)
         this.#chunk = nothing
         this.#at = 0
         return false
@@ -62,12 +63,24 @@ export class Lines {
       this.#at = to + 1
       if (this.#held === 0) this.#point(chunk, from, to)
       else {
-        this.#point(Buffer.concat([...this.#pieces, chunk.subarray(from, to)], length), 0, length)
-        this.#pieces = []
+        this.#hold(chunk, from, to)
+        this.#point(this.#room, 0, length)
+        this.#room = nothing
         this.#held = 0
       }
       if (!this.#isBlank()) return true
     }
+  }
+
+  #hold(chunk: Buffer, from: number, to: number): void {
+    const held = this.#held + to - from
+    if (held > this.#room.length) {
+      const room = Buffer.allocUnsafeSlow(roomFor(held, this.#limit_bytes))
+      this.#room.copy(room, 0, 0, this.#held)
+      this.#room = room
+    }
+    chunk.copy(this.#room, this.#held, from, to)
+    this.#held = held
   }
 
   #point(bytes: Buffer, start: number, end: number): void {
