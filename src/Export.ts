@@ -167,10 +167,11 @@ const writeLines = Effect.fnUntraced(function*(
       ? writer.linesOf(next)
       : Buffer.from(next.map(({ key, value }) => toLine(key, value)).join(""), "latin1")
     yield* append(file, text)
-    if (disk.isTurnOver(text.length)) yield* Effect.yieldNow
-    records += "bytes" in next ? next.to - next.from : next.length
+    const count = "bytes" in next ? next.to - next.from : next.length
+    records += count
     bytes += text.length
     onProgress?.(records)
+    if (disk.isTurnOver(count)) yield* Effect.yieldNow
   }
   return { records_written: records, bytes_written: bytes }
 })

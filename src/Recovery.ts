@@ -296,8 +296,8 @@ interface Ahead {
 /**
  * Reads one segment, a chunk a pull. Each chunk starts at a frame: the headers are walked first, which says where the
  * next chunk starts, so that it can be on its way while the checksums of this one are verified, and no byte is ever
- * copied. Large records are checked faster than they are read, so the chunk after the next is on its way too, from
- * where it starts if they are of one size.
+ * copied. Large records are checked faster than they are read, so while they are of one size the chunk after the next
+ * is on its way too, from where it starts if the next one is of that size as well.
  */
 class SegmentReader {
   readonly #file: Disk.DiskFile
@@ -308,6 +308,8 @@ class SegmentReader {
   #size: number
   #position: number
   #ahead: Array<Ahead> = []
+  /** How many bytes the last record of the chunk before took. */
+  #lastBytes = 0
   #damage: Damage | undefined
   #changes = 0
 
@@ -407,7 +409,9 @@ class SegmentReader {
     const chunkSize = this.#scan.memory.chunkSize()
     const isSmall = last_bytes * small_fraction < chunkSize
     const length = isSmall ? chunkSize : Math.ceil(chunkSize / last_bytes) * last_bytes
-    const reads = isSmall || length > ahead_bytes_max ? 1 : this.#scan.memory.reads
+    const isSteady = !isSmall && length <= ahead_bytes_max && last_bytes === this.#lastBytes
+    const reads = isSteady ? this.#scan.memory.reads : 1
+    this.#lastBytes = last_bytes
     // Those that start elsewhere were of memory of their own: only what is certain is read into memory used in turn.
     if (this.#ahead[0]?.at !== this.#position) this.#ahead = []
     let at = this.#ahead.at(-1)?.end ?? this.#position

@@ -879,6 +879,16 @@ describe("values and the memory they are in", () => {
       }))
     }))
 
+  it.live("small values are put and read in one step also by those who keep the thread for long", () =>
+    Effect.gen(function*() {
+      const kv = yield* Kv.make({ directory: yield* temporaryDirectory })
+      const started = performance.now()
+      while (performance.now() - started < 20) {
+        Effect.runSync(kv.put("key", "value"))
+        assert.strictEqual(text(Effect.runSync(kv.get("key"))), "value")
+      }
+    }))
+
   it.live("a program that reads or writes in a loop leaves others their turn", () =>
     Effect.gen(function*() {
       let isOver = false
