@@ -36,7 +36,7 @@ NAME            only workloads whose names start so (--list shows them)
 const forms = {
   full: {
     rounds: 3,
-    budget_ms: 300,
+    budget_ms: 800,
     delay_ms: 500,
     idle_ms: 100,
     operations_max: 400_000,

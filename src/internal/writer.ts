@@ -54,8 +54,8 @@ export interface Start {
   readonly noteUnsynced: (from: Unsynced | undefined) => Effect.Effect<void, IoError>
 }
 
-// Of a batch, in one step. After a snapshot each record may have the index copy 64 KiB: a few milliseconds' worth.
-const piece_records_max = 512
+// Of a batch, in one step. After a snapshot each record may have the index copy 64 KiB: milliseconds' worth.
+const piece_records_max = 1_024
 
 // So much may have become durable since the note was written; more would take the next writer too long.
 const noted_bytes_max = 1_048_576
