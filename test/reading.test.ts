@@ -42,6 +42,23 @@ import {
   utf8
 } from "./support/stores.ts"
 
+type Read = Disk.DiskFile["read"]
+
+/** Reads all of a store over a disk whose files are read so. */
+const readAllBy = Effect.fnUntraced(function*(
+  directory: string,
+  chunkSize: number | undefined,
+  read: (file: Disk.DiskFile, ...args: Parameters<Read>) => ReturnType<Read>
+) {
+  const disk = yield* Disk.Disk
+  const watched: Disk.DiskService = {
+    ...disk,
+    open: (path, mode) =>
+      Effect.map(disk.open(path, mode), (file) => ({ ...file, read: (...args) => read(file, ...args) }))
+  }
+  return yield* Effect.provideService(readAll(directory, chunkSize), Disk.Disk, watched)
+})
+
 // -- reading ------------------------------------------------------------------------------------------------------------
 
 describe("reading in chunks", () => {
@@ -114,19 +131,10 @@ describe("reading in chunks", () => {
         (log) => Effect.forEach([1, 2, 3, 4], (n) => log.append(noise(100_000, n)))
       ))
       let most = 0
-      const disk = yield* Disk.Disk
-      const watched: Disk.DiskService = {
-        ...disk,
-        open: (path, mode) =>
-          Effect.map(disk.open(path, mode), (file) => ({
-            ...file,
-            read: (into, start, end, position) => {
-              most = Math.max(most, end - start)
-              return file.read(into, start, end, position)
-            }
-          }))
-      }
-      const { error, records } = yield* Effect.provideService(readAll(directory, chunkSize), Disk.Disk, watched)
+      const { error, records } = yield* readAllBy(directory, chunkSize, (file, into, start, end, position) => {
+        most = Math.max(most, end - start)
+        return file.read(into, start, end, position)
+      })
       assert.isUndefined(error)
       assert.strictEqual(records.length, 4)
       assert.isAtMost(most, chunkSize + 100_028)
@@ -139,27 +147,18 @@ describe("reading in chunks", () => {
       const wanted = parseWhole(bytes, 1)
       const starts = new Set(wanted.map(({ offset }) => offset))
       const directory = yield* store({ 1: bytes })
-      const disk = yield* Disk.Disk
       let running = 0
       let most = 0
       let misplaced = 0
-      const watched: Disk.DiskService = {
-        ...disk,
-        open: (path, mode) =>
-          Effect.map(disk.open(path, mode), (file) => ({
-            ...file,
-            read: (into, start, end, position) =>
-              Effect.suspend(() => {
-                if (!starts.has(position)) {
-                  misplaced++
-                  return Effect.fail(new IoError({ operation: "read", path, code: "EIO", cause: undefined }))
-                }
-                most = Math.max(most, ++running)
-                return Effect.ensuring(file.read(into, start, end, position), Effect.sync(() => running--))
-              })
-          }))
-      }
-      const read = yield* Effect.provideService(readAll(directory, 1000), Disk.Disk, watched)
+      const read = yield* readAllBy(directory, 1000, (file, into, start, end, position) =>
+        Effect.suspend(() => {
+          if (!starts.has(position)) {
+            misplaced++
+            return Effect.fail(new IoError({ operation: "read", path: file.path, code: "EIO", cause: undefined }))
+          }
+          most = Math.max(most, ++running)
+          return Effect.ensuring(file.read(into, start, end, position), Effect.sync(() => running--))
+        }))
       assert.deepStrictEqual(read, { records: wanted, error: undefined })
       assert.strictEqual(most, 2)
       assert.isAbove(misplaced, 0)
@@ -300,21 +299,15 @@ describe("beside a live writer in another process", () => {
 
 describe("a file that changes while it is read", () => {
   /** Reads a store over a disk that calls `after` with every finished read of a segment, counted from 1. */
-  const readWhile = (directory: string, after: (read: number) => void) =>
-    Effect.gen(function*() {
-      const disk = yield* Disk.Disk
-      let reads = 0
-      const watched: Disk.DiskService = {
-        ...disk,
-        open: (path, mode) =>
-          Effect.map(disk.open(path, mode), (file) => ({
-            ...file,
-            read: (into, start, end, position) =>
-              Effect.tap(file.read(into, start, end, position), () => Effect.sync(() => after(++reads)))
-          }))
-      }
-      return yield* Effect.provideService(readAll(directory), Disk.Disk, watched)
-    })
+  const readWhile = (directory: string, after: (read: number) => void) => {
+    let reads = 0
+    return readAllBy(
+      directory,
+      undefined,
+      (file, into, start, end, position) =>
+        Effect.tap(file.read(into, start, end, position), () => Effect.sync(() => after(++reads)))
+    )
+  }
 
   const rewrite = (directory: string, bytes: Uint8Array) =>
     NFS.writeFileSync(NodePath.join(directory, segmentName(1)), bytes)
