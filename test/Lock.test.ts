@@ -334,7 +334,7 @@ describe("waiting", () => {
       assert.strictEqual((yield* child.ended).code, 0)
     }))
 
-  it.live("waiting is for a held lock: any other failure comes at once", () =>
+  it.live("waiting is for a held lock, and every other failure comes at once", () =>
     Effect.gen(function*() {
       const file = NodePath.join(yield* temporaryDirectory, "file")
       NFS.writeFileSync(file, "")

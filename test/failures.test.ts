@@ -240,6 +240,17 @@ describe("a failing disk under the log", () => {
       assert.deepStrictEqual(yield* payloads(log), many(24, 100_000).slice(0, 10))
     }))
 
+  it.live("a batch of many small records takes a write for each 1,024, so that no step is long", () =>
+    Effect.gen(function*() {
+      const disk = new FaultyDisk()
+      yield* over(disk)(Effect.scoped(Effect.gen(function*() {
+        const log = yield* Log.make({ directory: yield* temporaryDirectory })
+        yield* log.appendAll(Array.from({ length: 3_000 }, (_, at) => raw(`${at}`)))
+        assert.strictEqual(disk.count("appendNow"), 3)
+        assert.strictEqual((yield* payloads(log)).length, 3_000)
+      })))
+    }))
+
   it.live("nothing is written any more once a sync has failed, not even the rest of a batch under way", () =>
     Effect.gen(function*() {
       const directory = yield* temporaryDirectory

@@ -5,9 +5,12 @@ import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import * as V8 from "node:v8"
 import * as VM from "node:vm"
+import * as Disk from "../src/Disk.ts"
+import { IoError } from "../src/Errors.ts"
 import * as Export from "../src/Export.ts"
 import * as Frame from "../src/Frame.ts"
 import type { PutFrames } from "../src/internal/frames.ts"
+import { nodeDisk } from "../src/internal/nodeDisk.ts"
 import * as Kv from "../src/Kv.ts"
 import * as Log from "../src/Log.ts"
 import { FaultyDisk, over, text } from "./support/faultyDisk.ts"
@@ -207,6 +210,35 @@ describe("many values at once", () => {
       assert.isAtLeast(yield* turnsOf(kv.compactTo(NodePath.join(root, "target"))), 20)
       clearInterval(timer)
     }), 60_000)
+
+  it.live("leave others their turn also where no read succeeds", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      yield* Effect.scoped(Effect.gen(function*() {
+        const kv = yield* Kv.make({ directory })
+        // So far from each other that each takes a read of its own.
+        for (const at of numbers(300)) {
+          yield* kv.putMany([["between", valueOf(at, 10_000)], [`${at}`, valueOf(at, 100)]])
+        }
+      }))
+      let turns = 0
+      const kv = yield* Effect.provideService(Kv.makeReader({ directory }), Disk.Disk, {
+        ...nodeDisk,
+        open: (path, mode) =>
+          Effect.map(nodeDisk.open(path, mode), (file) => ({
+            ...file,
+            readNow: () => new IoError({ operation: "read", path, code: "EIO", cause: undefined })
+          })),
+        isTurnOver: () => true
+      })
+      let immediate = setImmediate(function turn() {
+        turns++
+        immediate = setImmediate(turn)
+      })
+      assert.strictEqual((yield* Effect.flip(Stream.runDrain(kv.entries())))._tag, "IoError")
+      clearImmediate(immediate)
+      assert.isAtLeast(turns, 250)
+    }))
 
   it.live("take memory for one window only, whatever the store holds", () =>
     Effect.gen(function*() {

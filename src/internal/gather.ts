@@ -207,11 +207,15 @@ class Window {
             if (count === undefined) closed = segment
           }
         }
-        if (typeof count === "number") yield* this.#take(source, from, next, offset, count)
-        else if (segment === closed) this.#fail(from, next, refusal)
+        if (segment === closed) this.#fail(from, next, refusal)
         // Of several it may be another's failure, or that of what lies between them.
-        else if (next === from + 1) this.#fail(from, next, count)
-        from = next
+        else if (typeof count !== "number" && next === from + 1) this.#fail(from, next, count)
+        while (from < next) {
+          const end = Math.min(next, from + taken_entries)
+          if (typeof count === "number") this.#take(from, end, offset, count)
+          if (source.isTurnOver(end - from)) yield
+          from = end
+        }
       }
     }
   }
@@ -351,16 +355,8 @@ class Window {
     for (let at = from; at < to; at++) this.#failures.set(this.#order[at] as number, error)
   }
 
-  /** Takes the frames of a run from the block, in steps. */
-  *#take(source: FrameSource, from: number, to: number, base: number, count: number): Generator<undefined, void> {
-    for (let at = from; at < to; at += taken_entries) {
-      this.#copy(at, Math.min(to, at + taken_entries), base, count)
-      if (source.isTurnOver(taken_entries)) yield
-    }
-  }
-
   /** Copies the frames of a run that are in the block and sound to the arena. */
-  #copy(from: number, to: number, base: number, count: number): void {
+  #take(from: number, to: number, base: number, count: number): void {
     const block = this.#block
     const view = this.#blockView
     for (let at = from; at < to; at++) {

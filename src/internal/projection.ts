@@ -222,7 +222,7 @@ export const valuesOf = Effect.fnUntraced(function*(
 ): Effect.fn.Return<Array<Uint8Array | undefined>, IoError | CorruptSegment> {
   const values: Array<Uint8Array | undefined> = []
   for (let from = 0; from < keys.length; from += step_keys_max) {
-    if (source.disk.isTurnOver()) yield* Effect.yieldNow
+    if (source.disk.isTurnOver(from === 0 ? 0 : step_keys_max)) yield* Effect.yieldNow
     for (const place of projection.placesOf(keys, from, Math.min(keys.length, from + step_keys_max))) {
       const key = keys[values.length] as Uint8Array
       if (place === undefined) values.push(undefined)
