@@ -623,8 +623,8 @@ const sharing = [
     name: "gathering-fails-of-what-lies-between",
     claim: "A read that fails of many records at once is tried again for each.",
     file: "src/internal/gather.ts",
-    find: "else if (next === from + 1) this.#fail",
-    replace: "else this.#fail",
+    find: "typeof count !== \"number\" && next === from + 1",
+    replace: "typeof count !== \"number\"",
     test: gather,
     caughtBy: "are read one by one where reading them together failed, and fail with what their own read says"
   },
