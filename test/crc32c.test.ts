@@ -4,7 +4,17 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Schema } from "effect"
 import * as Module from "node:module"
-import { bySize, type Checksum, crc32c, loadNative, nativeFrom_bytes, portable, shift } from "../src/internal/crc32c.ts"
+import {
+  bySize,
+  type Checksum,
+  crc32c,
+  loadNative,
+  nativeFrom_bytes,
+  portable,
+  Sealed,
+  shift
+} from "../src/internal/crc32c.ts"
+import { seeded } from "../src/internal/simulatedRandom.ts"
 import { concat, crc32cBitwise, noise, utf8, zeros } from "./support/stores.ts"
 
 const native = loadNative(Module.createRequire(import.meta.url))
@@ -126,6 +136,38 @@ describe("shift", () => {
       assert.isTrue(shifted >= 0)
       assert.strictEqual((shifted ^ crc32c(b, 0, length, 0)) >>> 0, both)
     }
+  })
+})
+
+describe("Sealed", () => {
+  const sealed = (message: Uint8Array): Uint8Array => {
+    const bytes = concat(message, zeros(4))
+    new DataView(bytes.buffer).setUint32(message.length, crc32cBitwise(message), true)
+    return bytes
+  }
+
+  const checksumOf = (lengths: ReadonlyArray<number>): number => {
+    let rest = lengths.reduce((sum, length) => sum + length, 0)
+    const whole = new Sealed(rest)
+    for (const length of lengths) whole.end(rest -= length)
+    return whole.checksum
+  }
+
+  it("is the checksum of messages that end in their own, of whatever lengths", () => {
+    for (let seed = 1; seed <= 60; seed++) {
+      const pick = seeded(seed)
+      const longest = [30, 500, 5_000, 30_000][seed % 4] ?? 0
+      const messages = Array.from({ length: 1 + pick(40) }, (_, index) => sealed(noise(pick(longest), seed + index)))
+      assert.strictEqual(checksumOf(messages.map(({ length }) => length)), of(crc32c, concat(...messages)))
+    }
+  })
+
+  it("holds where a message ends at, just before and just behind a block, and for blocks without an end", () => {
+    for (const length of [4, 5, 4_095, 4_096, 4_097, 8_191, 8_192, 8_193, 1 << 20, (1 << 20) + 1]) {
+      const messages = [noise(7), noise(length - 4), noise(0), noise(100), noise(length - 4)].map(sealed)
+      assert.strictEqual(checksumOf(messages.map(({ length }) => length)), of(crc32c, concat(...messages)))
+    }
+    assert.strictEqual(checksumOf([]), 0)
   })
 })
 

@@ -3,7 +3,7 @@
  * bytes a step, and the native `@node-rs/crc32`, which wins where a frame is long enough to pay for the call.
  *
  * The tables follow "slicing-by-8" (Kounavis and Berry, Intel, 2005), twice as wide. `shift` is the operator behind
- * zlib's `crc32_combine`: multiplication by x^(8n) modulo the polynomial.
+ * zlib's `crc32_combine`: multiplication by x^(8n) modulo the polynomial, on which `Sealed` rests as well.
  */
 import * as Module from "node:module"
 
@@ -142,4 +142,61 @@ export const shift = (crc: number, count: number): number => {
     if (count % 2 === 1) crc = multiply(powers[k] as number, crc)
   }
   return crc >>> 0
+}
+
+/** What `crc32c` makes of any bytes that end in their own checksum, little-endian. */
+const residue = 0x48674BC7
+
+const block_bits = 12
+const block_bytes = 1 << block_bits
+
+/** `shift(residue, n)` at n; and four tables, one for each byte of a checksum, that add up to a shift by a block. */
+interface SealedTables {
+  readonly residues: Int32Array
+  readonly block: Int32Array
+}
+
+let sealedTables: SealedTables | undefined
+
+const makeSealedTables = (): SealedTables => {
+  const residues = new Int32Array(block_bytes)
+  for (let n = 0, crc = residue; n < block_bytes; n++) {
+    residues[n] = crc
+    crc = (crc >>> 8) ^ (tables[crc & 0xFF] as number)
+  }
+  const block = new Int32Array(4 * 256)
+  const power = powers[block_bits] as number
+  for (let i = 0; i < block.length; i++) block[i] = multiply(power, (i & 0xFF) << (8 * (i >>> 8)))
+  return { residues, block }
+}
+
+/**
+ * The checksum of messages back to back that each end in their own, little-endian. It depends on nothing but where
+ * they end: the sum of `shift(residue, n)` over the n bytes that are left behind each of them.
+ */
+export class Sealed {
+  /** Of what ends before the last `#blocks` whole blocks, shifted up to their start. */
+  #sum = 0
+  #blocks: number
+  readonly #tables: SealedTables
+
+  constructor(length: number) {
+    this.#blocks = length >>> block_bits
+    this.#tables = sealedTables ??= makeSealedTables()
+  }
+
+  /** One ends here: `rest` bytes are left, fewer than at the call before and none behind the last one. */
+  end(rest: number): void {
+    const { block, residues } = this.#tables
+    for (const blocks = rest >>> block_bits; this.#blocks > blocks; this.#blocks--) {
+      const sum = this.#sum
+      this.#sum = (block[sum & 0xFF] as number) ^ (block[256 + ((sum >>> 8) & 0xFF)] as number) ^
+        (block[512 + ((sum >>> 16) & 0xFF)] as number) ^ (block[768 + (sum >>> 24)] as number)
+    }
+    this.#sum ^= residues[rest & (block_bytes - 1)] as number
+  }
+
+  get checksum(): number {
+    return this.#sum >>> 0
+  }
 }

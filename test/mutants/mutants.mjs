@@ -85,6 +85,15 @@ const cutting = [
 
 const verdicts = [
   {
+    name: "checksums-together-not-tried",
+    claim: "Frames whose checksums are tried together are as sound as those tried one by one.",
+    file: "src/internal/frames.ts",
+    find: " && allHold(bytes, view, at, tried)",
+    replace: "",
+    test: "test/frames.test.ts",
+    caughtBy: "tried many at once end before the first whose checksum does not hold, whichever it is"
+  },
+  {
     name: "no-zero-sector-rule",
     claim: "A record that lost a sector is torn, whatever stands behind it.",
     file: "src/internal/damage.ts",
