@@ -12,23 +12,15 @@
  */
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as Result from "effect/Result"
+import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as NodePath from "node:path"
 import * as Disk from "./Disk.ts"
 import { type CorruptSegment, type InvalidLine, type IoError, TargetRefused } from "./Errors.ts"
 import { LineWriter } from "./internal/exportLines.ts"
-import { Lines } from "./internal/lines.ts"
-import { PutBuffer } from "./internal/putBuffer.ts"
-import {
-  decodeExported,
-  limitError,
-  Line as RecordLine,
-  line_bytes_max,
-  pairIn,
-  parse,
-  toLine
-} from "./internal/recordLine.ts"
+import { Import } from "./internal/importing.ts"
+import { kvParts, type ReadParts, readParts } from "./internal/kvParts.ts"
+import { Line as RecordLine, toLine } from "./internal/recordLine.ts"
 import { temporaryName } from "./internal/temporaryName.ts"
 import type * as Kv from "./Kv.ts"
 import type * as Log from "./Log.ts"
@@ -107,7 +99,8 @@ export const toFile = Effect.fnUntraced(function*(
   path: string,
   options?: { readonly onProgress?: ((records: number) => void) | undefined }
 ): Effect.fn.Return<Exported, IoError | CorruptSegment | TargetRefused> {
-  const { disk } = kv
+  const parts = yield* readParts(kv)
+  const { disk } = parts
   const parent = NodePath.dirname(NodePath.resolve(path))
   yield* Disk.ensureDirectory(disk, parent)
   // A process that died at once may have made them, and not have come to this.
@@ -118,7 +111,7 @@ export const toFile = Effect.fnUntraced(function*(
     disk.open(building, "create"),
     (file) =>
       Effect.gen(function*() {
-        const exported = yield* writeLines(kv, file, options?.onProgress)
+        const exported = yield* Effect.scoped(writeLines(parts, file, options?.onProgress))
         yield* file.sync
         yield* disk.rename(building, path)
         yield* disk.syncDirectory(parent)
@@ -152,15 +145,14 @@ const append = (file: Disk.DiskFile, text: Uint8Array): Effect.Effect<void, IoEr
 }
 
 const writeLines = Effect.fnUntraced(function*(
-  kv: Kv.KvRead,
+  { disk, frames }: ReadParts,
   file: Disk.DiskFile,
   onProgress: ((records: number) => void) | undefined
-): Effect.fn.Return<Exported, IoError | CorruptSegment> {
+): Effect.fn.Return<Exported, IoError | CorruptSegment, Scope.Scope> {
   let records = 0
   let bytes = 0
   const writer = new LineWriter()
-  const { disk } = kv
-  const take = yield* kv.frames
+  const take = yield* frames
   for (let next = yield* take; next !== undefined; next = yield* take) {
     // Base64 and the line around it are ASCII.
     const text = "bytes" in next
@@ -181,78 +173,24 @@ const writeLines = Effect.fnUntraced(function*(
  *
  * **Details**
  *
- * A line that is not a record's ends it with `InvalidLine`, and a failing input with that failure: in both cases
- * everything before is stored and synced. Other fields beside the two are ignored, up to a thousand values in all.
- * `onProgress` is told how many records are stored.
+ * A line that is not a record's ends it with `InvalidLine`, and a failing input with that failure. Whatever ends it,
+ * an interruption too, all lines before are stored and synced, unless a write or a sync fails. No line waits for the
+ * input: those of an array of chunks are stored before the next is pulled. Other fields beside the two are ignored, up
+ * to a thousand values in all. `onProgress` is told how many records are stored.
  *
  * @category importing
  * @since 0.1.0
  */
 export const fromLines = Effect.fnUntraced(function*<E, R>(
-  kv: Kv.Kv["Service"],
+  kv: Kv.KvService,
   input: Stream.Stream<Uint8Array, E, R>,
   options?: { readonly onProgress?: ((records: number) => void) | undefined }
 ): Effect.fn.Return<Imported, E | InvalidLine | Log.WriteError, R> {
-  let records = 0
-  let bytes = 0
-  let stopped = false
-  const stored = (newRecords: number, newBytes: number) => {
-    records += newRecords
-    bytes += newBytes
-    options?.onProgress?.(records)
-  }
-  const writing = <A>(write: Effect.Effect<A, Log.WriteError>) =>
-    Effect.tapError(write, () =>
-      Effect.sync(() => {
-        stopped = true
-      }))
-  const frames = new PutBuffer()
-  const flush = Effect.suspend(() =>
-    frames.to === 0 ? Effect.void : Effect.map(writing(kv.putFrames(frames)), () => {
-      stored(frames.to, frames.length)
-      frames.clear()
-    })
-  )
-  const lines = new Lines(line_bytes_max)
-  const add = Effect.gen(function*() {
-    while (lines.next()) {
-      if (kv.disk.isTurnOver()) yield* Effect.yieldNow
-      // A line is longer than the frame of its record.
-      const length = lines.end - lines.start
-      if (!frames.hasRoom(length)) yield* flush
-      const fits = frames.hasRoom(length)
-      const room = fits ? frames.bytes : Buffer.allocUnsafeSlow(length)
-      const at = fits ? frames.keyStart : 0
-      const lengths = decodeExported(lines, room, at)
-      if (fits && lengths !== undefined) {
-        const refused = limitError(lines, lengths)
-        if (refused !== undefined) return yield* refused
-        frames.add(...lengths)
-        continue
-      }
-      const parsed = lengths === undefined ? parse(lines) : Result.succeed(pairIn(room, at, lengths))
-      if (Result.isFailure(parsed)) return yield* parsed.failure
-      const [key, value] = parsed.success
-      const refused = limitError(lines, [key.length, value.length])
-      if (refused !== undefined) return yield* refused
-      if (!frames.put(key, value)) {
-        yield* flush
-        if (frames.put(key, value)) continue
-        const refs = yield* writing(kv.putMany([[key, value]]))
-        for (const { len } of refs) stored(1, len)
-      }
-    }
-  })
-  const read = Stream.runForEach(input, (chunk) => {
-    lines.feed(chunk)
-    return add
-  })
-  const outcome = yield* Effect.result(Effect.andThen(read, Effect.andThen(Effect.sync(() => lines.finish()), add)))
-  // Only what has not been handed over yet: a failed write has emptied the batch.
-  if (!stopped) {
-    yield* flush
-    yield* kv.sync
-  }
-  if (Result.isFailure(outcome)) return yield* Effect.fail(outcome.failure)
-  return { records_written: records, bytes_written: bytes }
+  const lines = new Import(kv, yield* kvParts(kv), options?.onProgress)
+  const read = Stream.runForEachArray(input, lines.feed)
+  yield* Effect.onExit(Effect.andThen(read, lines.end), (exit) =>
+    Exit.hasInterrupts(exit)
+      ? Effect.catch(lines.sync, (error) => Effect.logWarning("the last imported records may not be durable", error))
+      : lines.sync)
+  return { records_written: lines.records, bytes_written: lines.bytes }
 })

@@ -78,7 +78,7 @@ export const recordTypes: readonly [RecordType, RecordType, RecordType] = ["Raw"
  * @category models
  * @since 0.1.0
  */
-export class LogRecord {
+export interface LogRecord {
   /** Id of the segment that holds it. */
   readonly segment: number
   /** Byte offset of its frame in the segment. */
@@ -87,6 +87,18 @@ export class LogRecord {
   readonly len: number
   readonly type: RecordType
   /** Its number in the log: 1 for the first record ever, then one more each. */
+  readonly txid: number
+  readonly keyLength: number
+  readonly payloadLength: number
+  readonly key: Uint8Array
+  readonly payload: Uint8Array
+}
+
+class RecordView implements LogRecord {
+  readonly segment: number
+  readonly offset: number
+  readonly len: number
+  readonly type: RecordType
   readonly txid: number
   readonly keyLength: number
   readonly payloadLength: number
@@ -362,7 +374,7 @@ export const recordAt = (
   segment: number,
   base: number
 ): LogRecord =>
-  new LogRecord(
+  new RecordView(
     bytes,
     at,
     segment,

@@ -18,41 +18,38 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
-import * as Semaphore from "effect/Semaphore"
-import * as Stream from "effect/Stream"
-import * as Disk from "./Disk.ts"
-import {
-  type CorruptSegment,
-  type CorruptTail,
+import type * as Stream from "effect/Stream"
+import type {
+  CorruptSegment,
+  CorruptTail,
   InvalidOptions,
-  type IoError,
-  LimitExceeded,
-  type LockUnavailable,
-  type TargetRefused,
-  type WriterPoisoned
+  IoError,
+  LockUnavailable,
+  TargetRefused,
+  WriterPoisoned
 } from "./Errors.ts"
-import { type Bytes, toBytes } from "./internal/bytes.ts"
-import { load as loadCheckpoint } from "./internal/checkpoint.ts"
-import { type CheckpointPolicy, keepCheckpoint, type Written } from "./internal/checkpointing.ts"
-import { closeOnFailure } from "./internal/closeOnFailure.ts"
-import { compact, type Compacted } from "./internal/compaction.ts"
-import { follow, projectionOfLog } from "./internal/following.ts"
-import { keyBytesOf, type PutFrames } from "./internal/frames.ts"
-import type { Gathered, KeyValue } from "./internal/gather.ts"
-import {
-  entriesIn,
-  framesOf,
-  located,
-  Projection,
-  projectionOf,
-  type Source,
-  valueOf,
-  valuesOf
-} from "./internal/projection.ts"
+import type { Bytes } from "./internal/bytes.ts"
+import type { CheckpointPolicy } from "./internal/checkpointing.ts"
+import type { Compacted } from "./internal/compaction.ts"
+import type { KeyValue } from "./internal/gather.ts"
+import { kvOverLog, openKv, openKvReader } from "./internal/openKv.ts"
 import type { Place } from "./internal/segmentFiles.ts"
+import type { RecordRef, WriteError } from "./internal/writer.ts"
 import * as Log from "./Log.ts"
-import * as Reader from "./Reader.ts"
+import type * as Reader from "./Reader.ts"
 import type { RecoveryReport } from "./Recovery.ts"
+
+export type {
+  /** Bytes, or a string that is stored as UTF-8. @category models @since 0.1.0 */
+  Bytes
+} from "./internal/bytes.ts"
+
+export type {
+  /** Where a record stands. @category models @since 0.1.0 */
+  RecordRef,
+  /** What a write can fail with. @category errors @since 0.1.0 */
+  WriteError
+} from "./internal/writer.ts"
 
 export type {
   /** What a compaction wrote: keys, records and the bytes of their frames. @category models @since 0.1.0 */
@@ -115,9 +112,6 @@ export interface Statistics {
 export interface KvRead {
   readonly directory: string
 
-  /** The disk it was opened over, which every later operation uses too. */
-  readonly disk: Disk.DiskService
-
   /** What opening found, and, for a writer, cut. */
   readonly report: RecoveryReport
 
@@ -152,9 +146,6 @@ export interface KvRead {
    */
   readonly entries: (range?: Range) => Stream.Stream<KeyValue, IoError | CorruptSegment>
 
-  /** For an export: what is live now, in ascending order of the keys' bytes, checked; the next of it at each run. */
-  readonly frames: Effect.Effect<Gathered>
-
   /**
    * Writes a store that holds just the live values into a directory that is empty or absent. The target appears whole
    * or not at all, and is durable when this resolves; this store is not changed. `onProgress` is told how many keys
@@ -182,7 +173,7 @@ export type CompactError = IoError | CorruptSegment | LockUnavailable | TargetRe
  * @category options
  * @since 0.1.0
  */
-export interface Options extends Omit<Log.Options, "replay" | "fold" | "resume"> {
+export interface Options extends Omit<Log.Options, "replay" | "resume"> {
   /**
    * The index is saved in the directory as `keydir.checkpoint`, so that the next opening reads that file, checks the
    * active segment, and replays only what came after. Records in closed segments are checked when they are read. `auto`
@@ -191,6 +182,46 @@ export interface Options extends Omit<Log.Options, "replay" | "fold" | "resume">
    * not used, nor is any under the policies `strict` and `prefix`.
    */
   readonly checkpoint?: CheckpointPolicy | undefined
+  /** The store builds its own index: these are for a log alone. */
+  readonly replay?: undefined
+  readonly resume?: undefined
+}
+
+/**
+ * What can be done with a store that is open for write.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface KvService extends KvRead {
+  /** Sets the value of a key. */
+  readonly put: (key: Bytes, value: Bytes) => Effect.Effect<RecordRef, WriteError>
+
+  /**
+   * Sets many values, in order. If one passes a limit, none is set; if a write fails, the first few may be. Where the
+   * index is nearly full, each key counts as a new one.
+   */
+  readonly putMany: (
+    entries: Iterable<readonly [key: Bytes, value: Bytes]>
+  ) => Effect.Effect<Array<RecordRef>, WriteError>
+
+  /** Removes a key. The tombstone is written even when the key has no value. */
+  readonly delete: (key: Bytes) => Effect.Effect<RecordRef, WriteError>
+
+  /**
+   * Reads, decides and writes with no other write of this store in between. `f` is given the value or `undefined`
+   * and returns an answer and the new value: `undefined` removes the key, the very bytes it was given change
+   * nothing.
+   */
+  readonly modify: <A>(
+    key: Bytes,
+    f: (current: Uint8Array | undefined) => readonly [answer: A, value: Bytes | undefined]
+  ) => Effect.Effect<A, WriteError | CorruptSegment>
+
+  /** Makes everything written before it durable. */
+  readonly sync: Effect.Effect<void, IoError | WriterPoisoned>
+
+  readonly statistics: Effect.Effect<Statistics>
 }
 
 /**
@@ -199,37 +230,7 @@ export interface Options extends Omit<Log.Options, "replay" | "fold" | "resume">
  * @category services
  * @since 0.1.0
  */
-export class Kv extends Context.Service<
-  Kv,
-  KvRead & {
-    /** Sets the value of a key. */
-    readonly put: (key: Bytes, value: Bytes) => Effect.Effect<Log.RecordRef, Log.WriteError>
-
-    /** Sets many values, in order. If one passes a limit, none is set; if a write fails, the first few may be. */
-    readonly putMany: (
-      entries: Iterable<readonly [key: Bytes, value: Bytes]>
-    ) => Effect.Effect<Array<Log.RecordRef>, Log.WriteError>
-
-    /** For an import: `putMany` of frames. */
-    readonly putFrames: (frames: PutFrames) => Effect.Effect<void, Log.WriteError>
-
-    /** Removes a key. The tombstone is written even when the key has no value. */
-    readonly delete: (key: Bytes) => Effect.Effect<Log.RecordRef, Log.WriteError>
-
-    /**
-     * Reads, decides and writes with no other write of this store in between. `f` is given the value or `undefined`
-     * and returns an answer and the new value: `undefined` removes the key, the very bytes it was given change
-     * nothing.
-     */
-    readonly modify: <A>(
-      key: Bytes,
-      f: (current: Uint8Array | undefined) => readonly [answer: A, value: Bytes | undefined]
-    ) => Effect.Effect<A, Log.WriteError | CorruptSegment>
-
-    /** Makes everything written before it durable. */
-    readonly sync: Effect.Effect<void, IoError | WriterPoisoned>
-  }
->()("effect-datawal/Kv") {}
+export class Kv extends Context.Service<Kv, KvService>()("effect-datawal/Kv") {}
 
 /**
  * A store that is only read, as it was when it was opened. Takes no lock and changes nothing.
@@ -238,148 +239,6 @@ export class Kv extends Context.Service<
  * @since 0.1.0
  */
 export class KvReader extends Context.Service<KvReader, KvRead>()("effect-datawal/KvReader") {}
-
-const makeRead = (
-  source: Source,
-  report: RecoveryReport,
-  projection: Projection,
-  segments: Effect.Effect<ReadonlyArray<Log.Segment>, IoError>
-): KvRead => {
-  const get = (key: Bytes) => Effect.suspend(() => valueOf(source, projection, toBytes(key)))
-  const walkOf = ({ from, ordered = false, prefix, to }: Range = {}) => ({
-    ordered,
-    range: { prefix: optionalBytes(prefix), from: optionalBytes(from), to: optionalBytes(to) }
-  })
-  const frames = Effect.sync(() => framesOf(source, projection.snapshot(), { ...walkOf({ ordered: true }), all: true }))
-  return {
-    directory: source.directory,
-    disk: source.disk,
-    report,
-    get,
-    getMany: (keys) => Effect.suspend(() => valuesOf(source, projection, Array.from(keys, toBytes))),
-    has: (key) => Effect.sync(() => projection.has(toBytes(key))),
-    refOf: (key) => Effect.sync(() => projection.placeOf(toBytes(key))),
-    size: Effect.sync(() => projection.size),
-    isEmpty: Effect.sync(() => projection.size === 0),
-    keys: (range) =>
-      Stream.suspend(() => Stream.map(located(projection.snapshot(), walkOf(range)), (place) => place.key)),
-    entries: (range) =>
-      Stream.suspend(() => entriesIn(framesOf(source, projection.snapshot(), { ...walkOf(range), all: false }))),
-    frames,
-    compactTo: (directory, options) =>
-      Effect.provideService(
-        compact(directory, frames, options?.onProgress),
-        Disk.Disk,
-        source.disk
-      ),
-    statistics: Effect.map(segments, (segments) => {
-      const { bytes, liveBytes, records } = projection.counts
-      return { keys: projection.size, records, liveBytes, deadBytes: bytes - liveBytes, segments: segments.length }
-    })
-  }
-}
-
-const optionalBytes = (bytes: Bytes | undefined): Uint8Array | undefined =>
-  bytes === undefined ? undefined : toBytes(bytes)
-
-const makeWrite = (log: Log.Log["Service"], projection: Projection): Kv["Service"] => {
-  const read = makeRead(log, log.report, projection, log.segments)
-  const turn = Semaphore.makeUnsafe(1)
-  // Set while somebody needs that nothing else is written: then small writes wait for their turn as well.
-  let exclusive = false
-  const exclusively = <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
-    turn.withPermit(Effect.suspend(() => {
-      exclusive = true
-      return Effect.ensuring(
-        effect,
-        Effect.sync(() => {
-          exclusive = false
-        })
-      )
-    }))
-  const settled = <A, E>(write: Effect.Effect<A, E>): Effect.Effect<A, E | IoError | WriterPoisoned> =>
-    log.settle === Effect.void ? write : Effect.flatMap(write, (value) => Effect.as(log.settle, value))
-  // Before anything is written: a record whose key found no room would be in the log and not in the index.
-  const roomFor = (keys: number, bytes: number): LimitExceeded | undefined =>
-    projection.hasRoom(keys, bytes)
-      ? undefined
-      : new LimitExceeded({ limit: "keys", actual: projection.size + keys, maximum: projection.size })
-  const roomForKey = (key: Uint8Array) => projection.has(key) ? undefined : roomFor(1, key.length)
-  const write = (record: Log.RecordInput) =>
-    (exclusive ? undefined : log.appendNow(record)) ?? exclusively(log.write(record))
-  const modify: Kv["Service"]["modify"] = (key, f) =>
-    settled(exclusively(
-      Effect.flatMap(read.get(key), (current) => {
-        const [answer, value] = f(current)
-        if (value === current) return Effect.succeed(answer)
-        if (value === undefined) return Effect.as(log.write({ type: "Delete", key }), answer)
-        const full = roomForKey(toBytes(key))
-        return full === undefined
-          ? Effect.as(log.write({ type: "Put", key, payload: value }), answer)
-          : Effect.fail(full)
-      })
-    ))
-  return Kv.of({
-    ...read,
-    put: (key, value) =>
-      settled(Effect.suspend(() => {
-        const bytes = toBytes(key)
-        const full = projection.hasRoom(1, bytes.length) ? undefined : roomForKey(bytes)
-        return full === undefined ? write({ type: "Put", key: bytes, payload: value }) : Effect.fail(full)
-      })),
-    putMany: (entries) =>
-      settled(Effect.suspend(() => {
-        let bytes = 0
-        const records = Array.from(entries, ([key, payload]): Log.RecordInput => {
-          const record = { type: "Put", key: toBytes(key), payload } as const
-          bytes += record.key.length
-          return record
-        })
-        const full = roomFor(records.length, bytes)
-        return full === undefined ? exclusively(log.writeAll(records)) : Effect.fail(full)
-      })),
-    putFrames: (frames) =>
-      settled(Effect.suspend(() => {
-        const full = roomFor(frames.to - frames.from, keyBytesOf(frames))
-        return full === undefined ? exclusively(log.writeFrames(frames)) : Effect.fail(full)
-      })),
-    delete: (key) => settled(Effect.suspend(() => write({ type: "Delete", key }))),
-    modify,
-    sync: log.sync
-  })
-}
-
-const open = Effect.fnUntraced(function*(
-  options: Options
-): Effect.fn.Return<Kv["Service"], Log.OpenError, Scope.Scope> {
-  const { checkpoint: policy = "auto", ...logOptions } = options
-  if (policy !== "auto" && policy !== "always" && policy !== "never") {
-    return yield* new InvalidOptions({ detail: `checkpoint is auto, always or never, not ${String(policy)}` })
-  }
-  const disk = yield* Disk.Disk
-  let projection = new Projection()
-  let covered = { records: 0, bytes: 0 }
-  const log = yield* Log.make({
-    ...logOptions,
-    fold: (frames) => projection.fold(frames),
-    resume: policy === "never" ? undefined : {
-      from: Effect.map(loadCheckpoint(disk, options.directory), (checkpoint) => {
-        if (checkpoint !== undefined) projection = projectionOf(checkpoint)
-        covered = projection.counts
-        return checkpoint?.covered
-      }),
-      forget: () => {
-        projection = new Projection()
-        covered = projection.counts
-      }
-    }
-  })
-  // Before the checkpoint, so that the index follows the log until the last one has been written.
-  let before = (_: Written): void => {}
-  yield* follow(log, projection, (first) => before(first))
-  before = yield* keepCheckpoint(log, projection, { policy, covered })
-  return makeWrite(log, projection)
-})
 
 /**
  * Opens a store for write until the scope closes, with a log of its own.
@@ -406,9 +265,7 @@ const open = Effect.fnUntraced(function*(
  * @category constructors
  * @since 0.1.0
  */
-export const make = (
-  options: Options
-): Effect.Effect<Kv["Service"], Log.OpenError, Scope.Scope> => closeOnFailure(open(options))
+export const make = (options: Options): Effect.Effect<KvService, Log.OpenError, Scope.Scope> => openKv(options)
 
 /**
  * Opens a store over a log that the application provides. What is appended to that log directly shows in it too.
@@ -416,11 +273,9 @@ export const make = (
  * @category constructors
  * @since 0.1.0
  */
-export const makeLog: Effect.Effect<Kv["Service"], IoError | CorruptSegment, Log.Log | Scope.Scope> = closeOnFailure(
-  Effect.gen(function*() {
-    const log = yield* Log.Log
-    return makeWrite(log, yield* projectionOfLog(log))
-  })
+export const makeLog: Effect.Effect<KvService, IoError | CorruptSegment, Log.Log | Scope.Scope> = Effect.flatMap(
+  Log.Log,
+  kvOverLog
 )
 
 /**
@@ -431,13 +286,7 @@ export const makeLog: Effect.Effect<Kv["Service"], IoError | CorruptSegment, Log
  */
 export const makeReader = (
   options: Reader.Options
-): Effect.Effect<KvRead, IoError | CorruptTail | CorruptSegment | InvalidOptions, Scope.Scope> =>
-  closeOnFailure(Effect.gen(function*() {
-    const reader = yield* Reader.make(options)
-    const projection = new Projection()
-    const report = yield* reader.fold((frames) => projection.fold(frames))
-    return makeRead(reader, report, projection, reader.segments)
-  }))
+): Effect.Effect<KvRead, IoError | CorruptTail | CorruptSegment | InvalidOptions, Scope.Scope> => openKvReader(options)
 
 /**
  * A layer of `make`. Bind it to a constant: two calls are two stores, and the second meets the first's lock.

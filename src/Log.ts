@@ -20,38 +20,30 @@
  */
 import * as Config from "effect/Config"
 import * as Context from "effect/Context"
-import * as Duration from "effect/Duration"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import type * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
-import * as Sink from "effect/Sink"
-import * as Stream from "effect/Stream"
-import * as Disk from "./Disk.ts"
+import type * as Sink from "effect/Sink"
+import type * as Stream from "effect/Stream"
 import type {
   CorruptSegment,
   CorruptTail,
   InvalidOptions,
   InvalidPosition,
   IoError,
-  LimitExceeded,
   LockHeld,
   LockUnavailable,
   WriterPoisoned
 } from "./Errors.ts"
 import type * as Frame from "./Frame.ts"
 import type { Bytes } from "./internal/bytes.ts"
-import { closeOnFailure } from "./internal/closeOnFailure.ts"
-import { entriesOf, toEntry } from "./internal/entries.ts"
-import { type Frames, type PutFrames, recordsOf } from "./internal/frames.ts"
-import { optionsError } from "./internal/logOptions.ts"
-import { observing } from "./internal/observing.ts"
-import { framesFrom, type From, invalidPosition, readRef } from "./internal/reading.ts"
-import { type Covered, type Policy, recover } from "./internal/repair.ts"
-import { type Place, SegmentFiles } from "./internal/segmentFiles.ts"
-import { type Entry, type RecordRef, Writer } from "./internal/writer.ts"
-import * as Lock from "./Lock.ts"
-import * as Recovery from "./Recovery.ts"
+import { openLog } from "./internal/openLog.ts"
+import type { From } from "./internal/reading.ts"
+import type { Covered, Policy } from "./internal/repair.ts"
+import type { RecordRef, WriteError } from "./internal/writer.ts"
+import type * as Lock from "./Lock.ts"
+import type * as Recovery from "./Recovery.ts"
 
 export type {
   /** Bytes, or a string that is stored as UTF-8. @category models @since 0.1.0 */
@@ -82,7 +74,9 @@ export type {
    * @category models
    * @since 0.1.0
    */
-  RecordRef
+  RecordRef,
+  /** What an append can fail with. @category errors @since 0.1.0 */
+  WriteError
 } from "./internal/writer.ts"
 
 /**
@@ -93,16 +87,9 @@ export type {
  * @since 0.1.0
  */
 export type RecordInput =
-  | { readonly type: "Raw" | "Put"; readonly key?: Bytes | undefined; readonly payload: Bytes }
+  | { readonly type: "Raw"; readonly key?: Bytes | undefined; readonly payload: Bytes }
+  | { readonly type: "Put"; readonly key: Bytes; readonly payload: Bytes }
   | { readonly type: "Delete"; readonly key: Bytes }
-
-/**
- * What an append can fail with.
- *
- * @category errors
- * @since 0.1.0
- */
-export type WriteError = IoError | LimitExceeded | WriterPoisoned
 
 /**
  * What opening for write can fail with.
@@ -147,8 +134,6 @@ export interface Options {
    * It must not throw, and must copy what it keeps of a key or payload.
    */
   readonly replay?: ((records: ReadonlyArray<Frame.LogRecord>) => void) | undefined
-  /** `replay` for an index that reads the bytes themselves: no object is made for a record. @internal */
-  readonly fold?: ((frames: Frames) => void) | undefined
   /** Where `replay` starts, for an index that was saved; at the first record by default. Policy `repair` only. */
   readonly resume?: Resume | undefined
 }
@@ -221,16 +206,13 @@ export interface Appended {
 }
 
 /**
- * The log, opened for write.
+ * What can be done with a log that is open for write.
  *
- * @category services
+ * @category models
  * @since 0.1.0
  */
-export class Log extends Context.Service<Log, {
+export interface LogService {
   readonly directory: string
-
-  /** The disk it was opened over, which every later operation uses too. */
-  readonly disk: Disk.DiskService
 
   /** What opening found and cut. */
   readonly report: Recovery.RecoveryReport
@@ -250,41 +232,13 @@ export class Log extends Context.Service<Log, {
   /** Appends what a Stream emits, an array at a time. */
   readonly sink: Sink.Sink<Appended, RecordInput, never, WriteError>
 
-  /** For a projection that decides under its own lock: appends in this very step (`Exit`), or, where that would have to
-   * wait, does nothing (`undefined`). Does not wait for durability: `settle` does. */
-  readonly appendNow: (record: RecordInput) => Exit.Exit<RecordRef, WriteError> | undefined
-
-  /** For a projection: the payload of a key's Put at a place, if it is small, can be read in this very step, and is
-   * sound in every way; otherwise `undefined`, and `read` says why. */
-  readonly valueNow: (key: Uint8Array, place: Place) => Uint8Array | IoError | undefined
-
-  /** For a projection: bytes of a segment, at most `Disk.blocking_bytes_max`, read in this very step: the count, or
-   * `undefined` if the segment is not open. */
-  readonly bytesNow: (segment: number, into: Uint8Array, length: number, offset: number) => number | IoError | undefined
-
-  /** For a projection: opens a segment for `bytesNow`. */
-  readonly openSegment: (segment: number) => Effect.Effect<void, IoError>
-
-  /** `appendRecord`, but resolved once the kernel has the record, whatever `durability` says. */
-  readonly write: (record: RecordInput) => Effect.Effect<RecordRef, WriteError>
-
-  /** `appendAll`, but resolved once the kernel has the records, whatever `durability` says. */
-  readonly writeAll: (records: Iterable<RecordInput>) => Effect.Effect<Array<RecordRef>, WriteError>
-
-  /** For a compaction or an import: `write` of those frames, each of which gets a txid and a checksum of its own. */
-  readonly writeFrames: (frames: PutFrames) => Effect.Effect<void, WriteError>
-
-  /** Waits as `durability` demands for what was written before: for a shared fsync under `always`, else for nothing. */
-  readonly settle: Effect.Effect<void, IoError | WriterPoisoned>
-
   /**
    * Calls `observer` with every record as it is written, in order and in the step that writes it, until the scope
-   * closes; where `many` is given, that for those of one write. The position is where the first of them will stand.
-   * Neither must throw, and they must copy what they keep of a record's bytes.
+   * closes; gives the position where the first of them will stand. The observer must not throw, and must copy what it
+   * keeps of a key or payload.
    */
   readonly observe: (
-    observer: (record: Entry, ref: RecordRef) => void,
-    many?: (frames: Frames) => void
+    observer: (record: Frame.LogRecord) => void
   ) => Effect.Effect<Recovery.Position, never, Scope.Scope>
 
   /** Makes everything appended before it durable. Concurrent calls share an fsync; nothing new costs nothing. */
@@ -310,131 +264,20 @@ export class Log extends Context.Service<Log, {
 
   /** The error that mutating calls fail with since a write or sync failed, or since the log was closed. */
   readonly refusal: Effect.Effect<WriterPoisoned | IoError | undefined>
-}>()("effect-datawal/Log") {}
-
-/** Where a log goes on in a new segment unless told otherwise. @category constants @since 0.1.0 */
-export const segment_bytes_default = 67_108_864
-
-const open = Effect.fnUntraced(function*(
-  options: Options
-): Effect.fn.Return<Log["Service"], OpenError, Scope.Scope> {
-  const invalid = optionsError(options)
-  if (invalid !== undefined) return yield* invalid
-  const { directory, durability = "manual" } = options
-  const chunkSize = options.chunkSize ?? Recovery.chunk_bytes_default
-  const disk = yield* Disk.Disk
-  const lock = yield* Lock.acquire(directory, { wait: options.waitForLock })
-  const policy = options.policy ?? "repair"
-  const { report, segments } = yield* recover(disk, directory, {
-    lock,
-    policy,
-    chunkSize,
-    fold: foldOf(options),
-    // The other policies are there for damage: whoever asks for them wants everything looked at.
-    resume: policy === "repair" ? options.resume : undefined
-  })
-  const files = new SegmentFiles(disk, directory)
-  yield* Effect.addFinalizer(() => files.closeAll)
-  const activeId = segments.at(-1)?.id ?? 1
-  const active = yield* Effect.uninterruptible(
-    Effect.tap(disk.open(Recovery.segmentPath(directory, activeId), "append"), (file) => files.adopt(activeId, file))
-  )
-  const writer = new Writer({
-    disk,
-    directory,
-    files,
-    active,
-    segments,
-    txid: report.last_txid_seen,
-    segmentSize: options.segmentSize ?? segment_bytes_default,
-    noteUnsynced: lock.noteUnsynced
-  })
-  yield* Effect.addFinalizer(() => writer.close)
-  if (durability !== "manual" && durability !== "always") {
-    yield* Effect.forkScoped(syncEvery(writer, Duration.fromInputUnsafe(durability)))
-  }
-  return makeService({ disk, directory, chunkSize, report, files, writer, settles: durability === "always" })
-})
-
-const foldOf = ({ fold, replay }: Options): Options["fold"] =>
-  replay === undefined ? fold : (frames) => replay(recordsOf(frames))
-
-const syncEvery = (writer: Writer, interval: Duration.Duration): Effect.Effect<void> =>
-  Effect.sleep(interval).pipe(
-    Effect.andThen(writer.sync),
-    Effect.forever,
-    Effect.catch((error) => Effect.logWarning("the log is no longer synced in the background", error))
-  )
-
-const makeService = (parts: {
-  readonly disk: Disk.DiskService
-  readonly directory: string
-  readonly chunkSize: number
-  readonly report: Recovery.RecoveryReport
-  readonly files: SegmentFiles
-  readonly writer: Writer
-  readonly settles: boolean
-}): Log["Service"] => {
-  const { chunkSize, directory, disk, files, report, settles, writer } = parts
-  const settled = <A>(write: Effect.Effect<A, WriteError>): Effect.Effect<A, WriteError> =>
-    settles ? Effect.flatMap(write, (value) => Effect.as(writer.sync, value)) : write
-  const write = (record: RecordInput) => Effect.suspend(() => writer.append(toEntry(record)))
-  const writeAll = (records: Iterable<RecordInput>) => Effect.suspend(() => writer.appendAll(entriesOf(records)))
-  const appendAll = (records: Iterable<RecordInput>) => settled(writeAll(records))
-  // What is there now: whole frames, all of them, so whatever is not a frame is damage.
-  const bounds = () => ({ segments: writer.segments.map(({ id }) => id), to: writer.end, chunkSize })
-  return Log.of({
-    directory,
-    disk,
-    report,
-    append: (payload) => settled(write({ type: "Raw", payload })),
-    appendRecord: (record) => settled(write(record)),
-    appendAll,
-    sink: Sink.reduceWhileArrayEffect(
-      (): Appended => ({ records: 0, bytes: 0, last: undefined }),
-      () => true,
-      (sum, records: ReadonlyArray<RecordInput>) => Effect.map(appendAll(records), (refs) => addAppended(sum, refs))
-    ),
-    appendNow: (record) => writer.appendNow(toEntry(record)),
-    valueNow: (key, place) => files.valueNow(key, place),
-    bytesNow: (segment, into, length, offset) => files.bytesNow(segment, into, length, offset),
-    openSegment: files.open,
-    write,
-    writeAll,
-    writeFrames: writer.appendFrames,
-    settle: settles ? writer.sync : Effect.void,
-    observe: observing(writer),
-    sync: writer.sync,
-    rotate: writer.rotate,
-    stream: Stream.suspend(() => Recovery.frames(directory, bounds())).pipe(
-      Stream.catchTag("Damage", (damage) => Stream.fail(Recovery.segmentError(directory, damage))),
-      Stream.provideService(Disk.Disk, disk)
-    ),
-    streamFrom: (from) =>
-      Stream.suspend(() => framesFrom(directory, from, bounds())).pipe(
-        Stream.catchTag("Damage", (damage) => Stream.fail(Recovery.segmentError(directory, damage))),
-        Stream.provideService(Disk.Disk, disk)
-      ),
-    read: (ref) =>
-      Effect.suspend(() =>
-        writer.holds(ref)
-          ? readRef(disk, directory, files, ref, chunkSize)
-          : Effect.fail(invalidPosition(directory, ref))
-      ),
-    end: Effect.sync(() => writer.end),
-    segments: Effect.sync(() => {
-      const { segment } = writer.end
-      return writer.segments.map(({ bytes, id }) => ({ id, bytes, active: id === segment }))
-    }),
-    refusal: Effect.sync(() => writer.refusal)
-  })
 }
 
-const addAppended = (sum: Appended, refs: ReadonlyArray<RecordRef>): Appended => ({
-  records: sum.records + refs.length,
-  bytes: refs.reduce((bytes, ref) => bytes + ref.len, sum.bytes),
-  last: refs.at(-1) ?? sum.last
-})
+/**
+ * The log, opened for write.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export class Log extends Context.Service<Log, LogService>()("effect-datawal/Log") {}
+
+export {
+  /** Where a log goes on in a new segment unless told otherwise. @category constants @since 0.1.0 */
+  segment_bytes_default
+} from "./internal/openLog.ts"
 
 /**
  * Opens the log of a directory for write, until the scope closes: takes the lock, reads everything, mends a torn tail.
@@ -467,8 +310,8 @@ const addAppended = (sum: Appended, refs: ReadonlyArray<RecordRef>): Appended =>
  * @category constructors
  * @since 0.1.0
  */
-export const make = (options: Options): Effect.Effect<Log["Service"], OpenError, Scope.Scope> =>
-  closeOnFailure(open(options))
+export const make = (options: Options): Effect.Effect<LogService, OpenError, Scope.Scope> =>
+  Effect.map(openLog(options), ({ log }) => log)
 
 /**
  * A layer of `make`. Bind it to a constant: two calls are two logs, and the second meets the first's lock.

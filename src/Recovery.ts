@@ -130,6 +130,13 @@ export const listGrowingSegments = Effect.fnUntraced(function*(
   return (yield* listSegments(directory)).filter((id) => id <= newest)
 })
 
+/** The bytes of a segment's file. @internal */
+export const segmentSize = (directory: string, id: number): Effect.Effect<number, IoError> =>
+  Effect.scoped(
+    Effect.flatMap(Disk.Disk, (disk) =>
+      Effect.flatMap(Disk.openScoped(disk, segmentPath(directory, id), "read"), (file) => file.size))
+  )
+
 /** How `frames` reads. @internal */
 export interface FramesOptions {
   readonly segments: ReadonlyArray<number>
@@ -147,14 +154,11 @@ export const frames = (directory: string, options: FramesOptions): Stream.Stream
   read(directory, options, ownMemory, recordsOf)
 
 /**
- * The same a chunk at a time, without an object for each record. Where it is not `kept`, the memory of one is used
- * again when the next is asked for. @internal
+ * The same a chunk at a time, without an object for each record. The memory of one is used again when the next is
+ * asked for. @internal
  */
-export const chunks = (
-  directory: string,
-  options: FramesOptions & { readonly kept?: boolean | undefined }
-): Stream.Stream<Frames, IoError | Damage> =>
-  read(directory, options, options.kept === true ? ownMemory : twoInTurn, Arr.of)
+export const chunks = (directory: string, options: FramesOptions): Stream.Stream<Frames, IoError | Damage> =>
+  read(directory, options, twoInTurn, Arr.of)
 
 /** What is read into, how much at once, and how many reads may be under way while one is looked at. */
 interface Memory {
@@ -466,6 +470,12 @@ export const damageError = (directory: string, damage: Damage): CorruptTail | Co
   return damage.verdict === "CorruptSegment"
     ? segmentError(directory, damage)
     : new CorruptTail({ directory, segment, offset, reason, found, bytes, laterFrames })
+}
+
+/** Adds frames to what a report is made of. @internal */
+export const count = (counted: { records: number; txid: number }, frames: Frames): void => {
+  counted.records += frames.count
+  counted.txid = Math.max(counted.txid, frames.highest)
 }
 
 /** The report on records counted so far and the torn tail behind them, if any. @internal */

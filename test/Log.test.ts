@@ -6,6 +6,7 @@ import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import type * as Errors from "../src/Errors.ts"
 import * as Frame from "../src/Frame.ts"
+import { logParts } from "../src/internal/logParts.ts"
 import { open_max } from "../src/internal/segmentFiles.ts"
 import * as Lock from "../src/Lock.ts"
 import * as Log from "../src/Log.ts"
@@ -213,7 +214,9 @@ describe("appending", () => {
       const directory = yield* temporaryDirectory
       const log = yield* Log.make({ directory, segmentSize: 1_000_000 })
       const observed: Array<number> = []
-      yield* log.observe((_, ref) => observed.push(ref.txid))
+      yield* log.observe(({ txid }) => {
+        observed.push(txid)
+      })
       // Every size and every way in: small ones must not overtake what holds the gate, nor mix into it.
       const written = yield* Effect.forEach(numbers(400), (at) => {
         const payload = `${at}:`.padEnd(at % 40 === 0 ? large : at % 13 === 0 ? 20_000 : 20, "x")
@@ -727,7 +730,10 @@ describe("observing", () => {
       yield* log.append("before")
       const seen: Array<string> = []
       yield* Effect.scoped(Effect.gen(function*() {
-        const start = yield* log.observe((record, ref) => seen.push(`${ref.txid} ${text(record.payload)!.length}`))
+        const start = yield* log.observe(({ key, keyLength, payload, payloadLength, txid }) => {
+          assert.deepStrictEqual([keyLength, payloadLength], [key.length, payload.length])
+          seen.push(`${txid} ${payload.length}`)
+        })
         assert.deepStrictEqual(start, { segment: 1, offset: 34 })
         const refs = yield* Effect.forEach(numbers(60), (at) => {
           const before = seen.length
@@ -893,6 +899,7 @@ describe("after its scope has closed", () => {
       const log = yield* over(disk)(Scope.provide(Log.make({ directory }), scope))
       const ref = yield* log.append("one")
       const big = yield* log.append("b".repeat(large))
+      const parts = yield* logParts(log)
       yield* Scope.close(scope, Exit.void)
       const before = tree(directory)
       const mutations: ReadonlyArray<
@@ -902,18 +909,20 @@ describe("after its scope has closed", () => {
         log.append("t".repeat(large)),
         log.appendAll([raw("two")]),
         log.appendAll([]),
-        log.write(raw("two")),
-        log.writeAll([raw("t".repeat(large))]),
+        parts.write(raw("two")),
+        parts.writeAll([raw("t".repeat(large))]),
         log.rotate,
         log.sync,
         Stream.run(Stream.make(raw("two")), log.sink),
         log.read(ref),
-        log.read(big)
+        log.read(big),
+        Stream.runDrain(log.stream),
+        Stream.runDrain(log.streamFrom({ txid: 1 }))
       ]
       for (const [at, mutation] of mutations.entries()) {
         assert.deepInclude(yield* Effect.flip(mutation), { _tag: "IoError", code: "EBADF" }, `${at}`)
       }
-      assert.isTrue(Exit.isFailure(log.appendNow(raw("two"))!))
+      assert.isTrue(Exit.isFailure(parts.appendNow(raw("two"))!))
       assert.deepInclude(yield* log.refusal, { _tag: "IoError", code: "EBADF" })
       assert.deepStrictEqual(tree(directory), before)
       assert.deepStrictEqual(disk.misuse, [])

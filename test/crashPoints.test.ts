@@ -49,7 +49,7 @@ const eventLoopTurn = Effect.callback<void>((resume) => {
 })
 
 const directory = "/s"
-const small: Log.Options = { directory, segmentSize: 900 }
+const small: Kv.Options = { directory, segmentSize: 900 }
 
 const workloads: ReadonlyArray<Workload> = [
   {

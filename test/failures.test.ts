@@ -9,6 +9,7 @@ import * as NodePath from "node:path"
 import * as Disk from "../src/Disk.ts"
 import * as Errors from "../src/Errors.ts"
 import * as Export from "../src/Export.ts"
+import { logParts } from "../src/internal/logParts.ts"
 import { nodeDisk } from "../src/internal/nodeDisk.ts"
 import * as Kv from "../src/Kv.ts"
 import * as Lock from "../src/Lock.ts"
@@ -118,7 +119,7 @@ const later: ReadonlyArray<readonly [string, (log: Log.Log["Service"]) => Effect
   ["appendAll", (log) => log.appendAll([raw("later")])],
   ["rotate", (log) => log.rotate],
   ["sync", (log) => log.sync],
-  ["write", (log) => log.write(raw("later"))],
+  ["write", (log) => Effect.flatMap(logParts(log), ({ write }) => write(raw("later")))],
   ["settled nothing", (log) => log.appendAll([])]
 ]
 

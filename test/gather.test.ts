@@ -10,6 +10,7 @@ import { IoError } from "../src/Errors.ts"
 import * as Export from "../src/Export.ts"
 import * as Frame from "../src/Frame.ts"
 import type { PutFrames } from "../src/internal/frames.ts"
+import { logParts } from "../src/internal/logParts.ts"
 import { nodeDisk } from "../src/internal/nodeDisk.ts"
 import * as Kv from "../src/Kv.ts"
 import * as Log from "../src/Log.ts"
@@ -298,13 +299,13 @@ describe("writing frames", () => {
     Effect.gen(function*() {
       const log = yield* Log.make({ directory: yield* temporaryDirectory, segmentSize: 1_000 })
       yield* log.append("first")
-      yield* log.writeFrames(framesOf(pairs(50)))
+      yield* (yield* logParts(log)).writeFrames(framesOf(pairs(50)))
       const observed: Array<unknown> = []
-      yield* log.observe(({ key, payload, type }, { len, offset, segment, txid }) => {
+      yield* log.observe(({ key, len, offset, payload, segment, txid, type }) => {
         observed.push([type, txid, text(key), text(payload), segment, offset, len])
       })
       const frames = framesOf([...pairs(30), ["long", "l".repeat(5_000)], ...pairs(30)])
-      yield* log.writeFrames({ ...frames, from: 10, to: 50 })
+      yield* (yield* logParts(log)).writeFrames({ ...frames, from: 10, to: 50 })
       yield* log.append("last")
       const written = [
         ...pairs(50),
@@ -333,9 +334,11 @@ describe("writing frames", () => {
       yield* over(disk)(Effect.scoped(Effect.gen(function*() {
         const log = yield* Log.make({ directory, segmentSize: 1_000 })
         disk.failNext("appendNow", "ENOSPC", { skip: 2, landed: "half" })
-        const error = yield* Effect.flip(log.writeFrames(framesOf(pairs(50))))
+        const error = yield* Effect.flip((yield* logParts(log)).writeFrames(framesOf(pairs(50))))
         assert.deepInclude(error, { _tag: "IoError", code: "ENOSPC" })
-        assert.deepInclude(yield* Effect.flip(log.writeFrames(framesOf(pairs(1)))), { _tag: "WriterPoisoned" })
+        assert.deepInclude(yield* Effect.flip((yield* logParts(log)).writeFrames(framesOf(pairs(1)))), {
+          _tag: "WriterPoisoned"
+        })
         disk.clear()
       })))
       const log = yield* Log.make({ directory })
@@ -349,7 +352,7 @@ describe("writing frames", () => {
     Effect.gen(function*() {
       const directory = yield* temporaryDirectory
       const log = yield* Effect.scoped(Log.make({ directory }))
-      const exit = yield* Effect.exit(log.writeFrames(framesOf(pairs(3))))
+      const exit = yield* Effect.exit((yield* logParts(log)).writeFrames(framesOf(pairs(3))))
       assert.isTrue(Exit.isFailure(exit))
       assert.strictEqual(NFS.statSync(NodePath.join(directory, segmentName(1))).size, 0)
     }))

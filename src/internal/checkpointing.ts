@@ -8,7 +8,8 @@
 import * as Effect from "effect/Effect"
 import * as Queue from "effect/Queue"
 import type * as Scope from "effect/Scope"
-import type { Log, Segment } from "../Log.ts"
+import type { DiskService } from "../Disk.ts"
+import type { LogService, Segment } from "../Log.ts"
 import { save } from "./checkpoint.ts"
 import type { FrozenProjection, Projection } from "./projection.ts"
 
@@ -44,7 +45,8 @@ interface Due {
  * before that is applied.
  */
 export const keepCheckpoint = Effect.fnUntraced(function*(
-  log: Log["Service"],
+  disk: DiskService,
+  log: LogService,
   projection: Projection,
   options: { readonly policy: CheckpointPolicy; readonly covered: Extent }
 ): Effect.fn.Return<(first: Written) => void, never, Scope.Scope> {
@@ -68,7 +70,7 @@ export const keepCheckpoint = Effect.fnUntraced(function*(
   ): Effect.Effect<void> => {
     const { bytes, keydir, liveBytes, records } = state
     return Effect.matchEffect(
-      save(log.disk, log.directory, { covered: { segments, records, txid }, liveBytes, keydir }),
+      save(disk, log.directory, { covered: { segments, records, txid }, liveBytes, keydir }),
       {
         onSuccess: () =>
           Effect.sync(() => {

@@ -4,12 +4,13 @@
  * the directory behind.
  */
 import * as Effect from "effect/Effect"
+import type * as Scope from "effect/Scope"
 import * as NodePath from "node:path"
 import * as Disk from "../Disk.ts"
 import { type CorruptSegment, type IoError, type LockUnavailable, TargetRefused } from "../Errors.ts"
-import type * as Log from "../Log.ts"
-import { make as makeLog } from "../Log.ts"
+import type { WriteError } from "../Log.ts"
 import type { Gathered } from "./gather.ts"
+import { openLog } from "./openLog.ts"
 import { temporaryName } from "./temporaryName.ts"
 
 export interface Compacted {
@@ -21,7 +22,7 @@ export interface Compacted {
 /** Writes what is in `frames`, which must be in ascending order of the keys. */
 export const compact = Effect.fnUntraced(function*(
   target: string,
-  frames: Effect.Effect<Gathered>,
+  frames: Effect.Effect<Gathered, never, Scope.Scope>,
   onProgress: ((keys: number) => void) | undefined
 ): Effect.fn.Return<Compacted, CorruptSegment | IoError | LockUnavailable | TargetRefused> {
   const disk = yield* Disk.Disk
@@ -61,12 +62,12 @@ const takeBack = (
 
 const write = Effect.fnUntraced(function*(
   directory: string,
-  frames: Effect.Effect<Gathered>,
+  frames: Effect.Effect<Gathered, never, Scope.Scope>,
   onProgress: ((keys: number) => void) | undefined
 ) {
   // The directory is new and nobody else knows its name: nobody holds its lock, and nothing in it can be damaged.
-  const log = yield* Effect.catchTag(
-    makeLog({ directory }),
+  const { log, parts } = yield* Effect.catchTag(
+    openLog({ directory }),
     ["LockHeld", "CorruptTail", "CorruptSegment", "InvalidOptions"],
     Effect.die
   )
@@ -75,11 +76,11 @@ const write = Effect.fnUntraced(function*(
   const take = yield* frames
   for (let next = yield* take; next !== undefined; next = yield* take) {
     if ("bytes" in next) {
-      yield* sound(log.writeFrames(next))
+      yield* sound(parts.writeFrames(next))
       records += next.to - next.from
       bytes += (next.starts[next.to] as number) - (next.starts[next.from] as number)
     } else {
-      const refs = yield* sound(log.writeAll(next.map(({ key, value }) => ({ type: "Put", key, payload: value }))))
+      const refs = yield* sound(parts.writeAll(next.map(({ key, value }) => ({ type: "Put", key, payload: value }))))
       records += refs.length
       for (const ref of refs) bytes += ref.len
     }
@@ -90,7 +91,7 @@ const write = Effect.fnUntraced(function*(
 })
 
 // What comes from a store has passed the limits, and the first failure ends the compaction: no call follows it.
-const sound = <A>(write: Effect.Effect<A, Log.WriteError>): Effect.Effect<A, IoError> =>
+const sound = <A>(write: Effect.Effect<A, WriteError>): Effect.Effect<A, IoError> =>
   Effect.catchTag(write, ["LimitExceeded", "WriterPoisoned"], Effect.die)
 
 const refuseUsed = (disk: Disk.DiskService, target: string): Effect.Effect<void, IoError | TargetRefused> =>

@@ -36,6 +36,8 @@ export interface Damage {
   readonly laterFrames: number
 }
 
+export const isDamage = (error: { readonly _tag: string }): error is Damage => error._tag === "Damage"
+
 export interface Where {
   readonly segment: number
   readonly size: number

@@ -4,46 +4,48 @@ import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import type { CorruptSegment, IoError } from "../Errors.ts"
 import type { RecordType } from "../Frame.ts"
-import type { Log } from "../Log.ts"
+import type { LogService } from "../Log.ts"
 import type { Written } from "./checkpointing.ts"
 import { firstTxid, recordsOf } from "./frames.ts"
+import type { LogParts } from "./logParts.ts"
 import { Projection } from "./projection.ts"
 import type { Place } from "./segmentFiles.ts"
 
 /** Folds in what is written from now on; `before` is called first, with the first record of each write. */
 export const follow = (
-  log: Log["Service"],
+  log: LogParts,
   projection: Projection,
   before: (first: Written) => void
 ): Effect.Effect<unknown, never, Scope.Scope> =>
-  log.observe(
-    (record, ref) => {
+  log.observe({
+    record: (record, ref) => {
       before(ref)
       projection.apply(record.type, record.key, ref)
     },
-    (frames) => {
+    frames: (frames) => {
       before({ segment: frames.segment, txid: firstTxid(frames) })
       projection.fold(frames)
     }
-  )
+  })
 
 /** The projection of a log that is open, and may be written meanwhile; it follows the log from then on. */
 export const projectionOfLog = Effect.fnUntraced(function*(
-  log: Log["Service"]
+  log: LogService,
+  parts: LogParts
 ): Effect.fn.Return<Projection, IoError | CorruptSegment, Scope.Scope> {
   const projection = new Projection()
   // What is written while the log is read waits until it has been.
   let early: Array<readonly [type: RecordType, key: Uint8Array, place: Place]> | undefined = []
-  const start = yield* log.observe(
-    (record, ref) => {
+  const start = yield* parts.observe({
+    record: (record, ref) => {
       if (early === undefined) projection.apply(record.type, record.key, ref)
       else early.push([record.type, record.key.slice(), ref])
     },
-    (frames) => {
+    frames: (frames) => {
       if (early === undefined) projection.fold(frames)
       else for (const record of recordsOf(frames)) early.push([record.type, record.key.slice(), record])
     }
-  )
+  })
   yield* Stream.runForEachArray(log.stream, (records) =>
     Effect.sync(() => {
       for (const record of records) {

@@ -31,6 +31,18 @@ export interface PutFrames {
   readonly to: number
 }
 
+/** Views on the key and the value of each. */
+export const pairsOf = ({ bytes, from, starts, to, view }: PutFrames): Array<readonly [Uint8Array, Uint8Array]> => {
+  const pairs: Array<readonly [Uint8Array, Uint8Array]> = []
+  for (let index = from; index < to; index++) {
+    const at = starts[index] ?? 0
+    const keyStart = at + Frame.header_bytes
+    const keyEnd = keyStart + Frame.keyLengthAt(view, at)
+    pairs.push([bytes.subarray(keyStart, keyEnd), bytes.subarray(keyEnd, (starts[index + 1] ?? 0) - Frame.crc_bytes)])
+  }
+  return pairs
+}
+
 /** Bytes of all their keys. */
 export const keyBytesOf = ({ from, starts, to, view }: PutFrames): number => {
   let bytes = 0

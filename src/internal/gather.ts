@@ -34,14 +34,11 @@ import {
   slabOf,
   type Slabs
 } from "./keyRecord.ts"
-import type { Place } from "./segmentFiles.ts"
+import type { Place, SegmentReads } from "./segmentFiles.ts"
 
 /** What frames are read through. */
 export interface FrameSource {
-  /** Reads on this thread from a segment, if it is open; otherwise, or if it is not all there, the count says so. */
-  readonly bytesNow: (segment: number, into: Uint8Array, length: number, offset: number) => number | IoError | undefined
-  /** Opens a segment, so that `bytesNow` can read it. One that cannot be opened is what its values fail with. */
-  readonly open: (segment: number) => Effect.Effect<void, IoError>
+  readonly files: SegmentReads
   /** Whether others should have their turn. */
   readonly isTurnOver: (records: number) => boolean
   /** The value of a key's Put, with the error that says why there is none. */
@@ -200,10 +197,10 @@ class Window {
         }
         let count: number | IoError | undefined
         if (segment !== closed) {
-          count = source.bytesNow(segment, this.#block, length, offset)
+          count = source.files.bytesNow(segment, this.#block, length, offset)
           if (count === undefined) {
             refusal = yield segment
-            if (refusal === undefined) count = source.bytesNow(segment, this.#block, length, offset)
+            if (refusal === undefined) count = source.files.bytesNow(segment, this.#block, length, offset)
             if (count === undefined) closed = segment
           }
         }
@@ -243,7 +240,7 @@ class Window {
       if (length > Disk.blocking_bytes_max) break
       const shared = sharedBytes(length)
       const view = new DataView(shared.buffer)
-      if (source.bytesNow(first.segment, shared, length, first.offset) !== length) break
+      if (source.files.bytesNow(first.segment, shared, length, first.offset) !== length) break
       for (const { key, len, offset } of places) {
         const at = offset - first.offset
         if (!Frame.isPutOf(key, shared, view, at, len)) return entries
@@ -377,6 +374,9 @@ class Window {
 
 const memory = (bytes: number): Uint8Array<ArrayBuffer> => new Uint8Array(Buffer.allocUnsafeSlow(bytes).buffer)
 
+// Of a file that is gone a read of the value has more to say.
+const refusalOf = (error: IoError): IoError | undefined => error.code === "ENOENT" ? undefined : error
+
 /** Takes what a snapshot holds, and checks it. `all` says that it will be asked for to the end. */
 export const gather = (
   source: FrameSource,
@@ -406,7 +406,7 @@ export const gather = (
     for (let read = reading.next(); read.done !== true;) {
       const refusal = read.value === undefined
         ? yield* Effect.as(Effect.yieldNow, undefined)
-        : yield* Effect.match(source.open(read.value), { onFailure: (error) => error, onSuccess: () => undefined })
+        : yield* Effect.match(source.files.open(read.value), { onFailure: refusalOf, onSuccess: () => undefined })
       read = reading.next(refusal)
     }
   })

@@ -16,16 +16,14 @@ import { gather, type Gathered, type KeyValue } from "./gather.ts"
 import { type FrozenKeydir, Keydir, type KeydirSnapshot, type KeyRange } from "./keydir.ts"
 import { keyWords, type Located } from "./keyRecord.ts"
 import { packed_words } from "./packedKeys.ts"
-import type { Place } from "./segmentFiles.ts"
+import type { Place, SegmentReads } from "./segmentFiles.ts"
 
 /** What a projection reads single records through. */
 export interface Source {
   readonly directory: string
   readonly disk: Disk.DiskService
   readonly read: (place: Place) => Effect.Effect<Frame.LogRecord, IoError | CorruptSegment | InvalidPosition>
-  readonly valueNow: (key: Uint8Array, place: Place) => Uint8Array | IoError | undefined
-  readonly bytesNow: (segment: number, into: Uint8Array, length: number, offset: number) => number | IoError | undefined
-  readonly openSegment: (segment: number) => Effect.Effect<void, IoError>
+  readonly files: SegmentReads
 }
 
 const step_keys_max = 512
@@ -196,11 +194,11 @@ export const valueOf = (
 ): Effect.Effect<Uint8Array | undefined, IoError | CorruptSegment> => {
   const place = projection.placeOf(key)
   if (place === undefined) return noValue
-  return settled(source, key, place, source.valueNow(key, place))
+  return readOr(source, key, place, source.files.valueNow(key, place))
 }
 
 /** What was read in this step, or else what can be read in more. */
-const settled = (
+const readOr = (
   source: Source,
   key: Uint8Array,
   place: Place,
@@ -227,8 +225,8 @@ export const valuesOf = Effect.fnUntraced(function*(
       const key = keys[values.length] as Uint8Array
       if (place === undefined) values.push(undefined)
       else {
-        const value = source.valueNow(key, place)
-        values.push(value instanceof Uint8Array ? value : yield* settled(source, key, place, value))
+        const value = source.files.valueNow(key, place)
+        values.push(value instanceof Uint8Array ? value : yield* readOr(source, key, place, value))
       }
     }
   }
@@ -276,14 +274,8 @@ export const framesOf = (
 ): Gathered =>
   gather(
     {
-      bytesNow: source.bytesNow,
+      files: source.files,
       isTurnOver: source.disk.isTurnOver,
-      // Of a file that is gone `read` has more to say.
-      open: (segment) =>
-        Effect.catch(
-          source.openSegment(segment),
-          (error) => error.code === "ENOENT" ? Effect.void : Effect.fail(error)
-        ),
       value: (key, place) => readChecked(source, key, place)
     },
     snapshot,

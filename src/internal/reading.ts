@@ -64,16 +64,9 @@ const checkPlace = Effect.fnUntraced(function*(
   if (offset === 0) return
   const known = offset > 0 && bounds.segments.includes(segment) &&
     (bounds.to === undefined || segment < bounds.to.segment || offset <= bounds.to.offset)
-  if (known && offset <= (yield* sizeOf(directory, segment))) return
+  if (known && offset <= (yield* Recovery.segmentSize(directory, segment))) return
   return yield* invalidPosition(directory, from)
 })
-
-const sizeOf = (directory: string, segment: number): Effect.Effect<number, IoError> =>
-  Effect.scoped(
-    Effect.flatMap(Disk.Disk, (disk) =>
-      Effect.flatMap(Disk.openScoped(disk, Recovery.segmentPath(directory, segment), "read"), (file) =>
-        file.size))
-  )
 
 /** Whether the frames of a segment, walked from its start, come to a boundary exactly there. */
 export const isBoundary = (

@@ -61,7 +61,7 @@ export const recover = Effect.fnUntraced(function*(
   }
   // Also for a segment that a crashed writer created: its name is durable before anything is written to it.
   yield* disk.syncDirectory(directory)
-  const { bytes, counted, damage } = yield* readRecords(disk, directory, ids, options)
+  const { bytes, counted, damage } = yield* readRecords(directory, ids, options)
   if (damage !== undefined && !mayCut(options.policy, damage, ids.at(-1))) {
     return yield* Recovery.damageError(directory, damage)
   }
@@ -85,20 +85,19 @@ interface Read {
 
 /** Reads from where a saved index ends, or, when there is none or what follows it is damaged, from the first record. */
 const readRecords = Effect.fnUntraced(function*(
-  disk: Disk.DiskService,
   directory: string,
   ids: ReadonlyArray<number>,
   { chunkSize, fold, resume }: Pick<Options, "chunkSize" | "fold" | "resume">
 ): Effect.fn.Return<Read, IoError> {
   const covered = resume === undefined ? undefined : yield* resume.from
-  const last = covered === undefined ? undefined : yield* endOf(disk, directory, covered, ids)
+  const last = covered === undefined ? undefined : yield* endOf(directory, covered, ids)
   const readFrom = (covered: Covered | undefined, from: Recovery.Position | undefined) => {
     const counted = { records: covered?.records ?? 0, txid: covered?.txid ?? 0 }
     const bytes = new Map(covered?.segments.map(({ bytes, id }) => [id, bytes]))
     const chunks = Recovery.chunks(directory, { segments: ids, from, chunkSize })
     return Stream.runForEach(chunks, (frames) =>
       Effect.sync(() => {
-        count(counted, frames)
+        Recovery.count(counted, frames)
         bytes.set(frames.segment, frames.base + frames.length)
         fold?.(frames)
       })).pipe(
@@ -116,19 +115,13 @@ const readRecords = Effect.fnUntraced(function*(
 
 /** The last covered segment, if the covered ones are the directory's first, and it is long enough. */
 const endOf = Effect.fnUntraced(function*(
-  disk: Disk.DiskService,
   directory: string,
   covered: Covered,
   ids: ReadonlyArray<number>
 ): Effect.fn.Return<Covered["segments"][number] | undefined, IoError> {
   const last = covered.segments.at(-1)
   if (last === undefined || !covered.segments.every(({ id }, index) => ids[index] === id)) return undefined
-  const size = yield* Effect.scoped(
-    Effect.flatMap(
-      Disk.openScoped(disk, Recovery.segmentPath(directory, last.id), "read"),
-      (file) => file.size
-    )
-  )
+  const size = yield* Recovery.segmentSize(directory, last.id)
   return size < last.bytes ? undefined : last
 })
 
@@ -204,12 +197,6 @@ const writeAnew = Effect.fnUntraced(function*(
   )
   yield* disk.syncDirectory(directory)
 })
-
-/** Adds frames to a report's count: how many, and the highest txid. */
-export const count = (counted: { records: number; txid: number }, { count, highest }: Frames): void => {
-  counted.records += count
-  counted.txid = Math.max(counted.txid, highest)
-}
 
 const mayCut = (policy: Policy, damage: Damage, active: number | undefined): boolean =>
   damage.verdict === "Torn"

@@ -34,7 +34,23 @@ interface Entry {
 const pool_bytes = 8_192
 const pooled_bytes_max = pool_bytes / 2
 
-export class SegmentFiles {
+/** Single reads for an index. */
+export interface SegmentReads {
+  /**
+   * The payload of a key's Put at a place, if it is small, can be read in this very step, and is sound in every way;
+   * otherwise `undefined`, and `read` says why.
+   */
+  readonly valueNow: (key: Uint8Array, place: Place) => Uint8Array | IoError | undefined
+  /**
+   * Reads from a segment in this very step, at most `Disk.blocking_bytes_max`: the count, or `undefined` if it is not
+   * open.
+   */
+  readonly bytesNow: (segment: number, into: Uint8Array, length: number, offset: number) => number | IoError | undefined
+  /** Opens a segment, so that `bytesNow` can read it. */
+  readonly open: (segment: number) => Effect.Effect<void, IoError>
+}
+
+export class SegmentFiles implements SegmentReads {
   readonly #disk: DiskService
   readonly #directory: string
   /** In order of last use: a map keeps the order of insertion. */
@@ -77,10 +93,6 @@ export class SegmentFiles {
       return typeof count === "number" ? this.#decode(bytes, count, place) : Effect.fail(count)
     })
 
-  /**
-   * The payload of a key's Put at a place, if it is small, can be read in this very step, and is sound in every way;
-   * otherwise `undefined`, and `read` says why.
-   */
   valueNow(key: Uint8Array, { len, offset, segment }: Place): Uint8Array | IoError | undefined {
     if (len > pooled_bytes_max || this.#disk.isTurnOver()) return undefined
     const entry = this.#touch(segment)
@@ -98,13 +110,11 @@ export class SegmentFiles {
     return this.#pool.subarray(at + Frame.header_bytes + key.length, at + len - Frame.crc_bytes)
   }
 
-  /** Reads from a segment in this very step, no more than that allows: the count, or `undefined` if it is not open. */
   bytesNow(segment: number, into: Uint8Array, length: number, offset: number): number | IoError | undefined {
     const entry = this.#touch(segment)
     return entry === undefined ? undefined : Disk.readFullyNow(entry.file, into, 0, length, offset)
   }
 
-  /** Opens a segment, so that `bytesNow` can read it. */
   readonly open = (segment: number): Effect.Effect<void, IoError> =>
     Effect.uninterruptible(Effect.flatMap(this.#pin(segment), (entry) => {
       entry.pins--

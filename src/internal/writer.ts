@@ -21,7 +21,6 @@ import type { Unsynced } from "../Lock.ts"
 import { type Position, segment_max, segmentPath } from "../Recovery.ts"
 import { roomFor } from "./bytes.ts"
 import type { Frames, PutFrames } from "./frames.ts"
-import type { Observer } from "./observing.ts"
 import { closedError, type SegmentFiles } from "./segmentFiles.ts"
 
 /** A record to write, its strings already bytes. */
@@ -29,6 +28,15 @@ export interface Entry {
   readonly type: Frame.RecordType
   readonly key: Uint8Array
   readonly payload: Uint8Array
+}
+
+/**
+ * Called in the order of the file, in the step that wrote: with a record, or with many at once. It must not throw, and
+ * must copy what it keeps.
+ */
+export interface Observer {
+  readonly record: (entry: Entry, ref: RecordRef) => void
+  readonly frames: (frames: Frames) => void
 }
 
 /** Where a record was written. */
@@ -115,6 +123,11 @@ export class Writer {
 
   get refusal(): WriterPoisoned | IoError | undefined {
     return this.#refusal
+  }
+
+  /** The only refusal that is not a `WriterPoisoned`. */
+  get isClosed(): boolean {
+    return this.#refusal?._tag === "IoError"
   }
 
   get isSynced(): boolean {

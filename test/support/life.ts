@@ -4,6 +4,7 @@
  */
 import * as Frame from "../../src/Frame.ts"
 import { mix, seeded } from "../../src/internal/simulatedRandom.ts"
+import type * as Kv from "../../src/Kv.ts"
 import type * as Log from "../../src/Log.ts"
 import type { Fault, Mode } from "../../src/testing.ts"
 import type { Rec } from "./crashModel.ts"
@@ -55,7 +56,7 @@ export interface Life {
   readonly seed: number
   readonly mode: Mode
   readonly shuffle: boolean
-  readonly options: Log.Options
+  readonly options: Kv.Options
   readonly rounds: ReadonlyArray<Round>
 }
 
@@ -88,7 +89,7 @@ export const makeLife = (seed: number): Life => {
     waiting: [],
     end: "power loss"
   }
-  const options: Log.Options = {
+  const options: Kv.Options = {
     directory: "/stores/one",
     segmentSize: oneOf(pick, [150, 700, 2_000, 8_000]),
     chunkSize: chance(30) ? 64 + pick(600) : 1_048_576,

@@ -1,0 +1,196 @@
+/** Opening a store: the log, the index of it, and what becomes of both for users and for this library. */
+import * as Effect from "effect/Effect"
+import type * as Scope from "effect/Scope"
+import * as Semaphore from "effect/Semaphore"
+import * as Stream from "effect/Stream"
+import * as Disk from "../Disk.ts"
+import { type CorruptSegment, type CorruptTail, type InvalidOptions, type IoError, LimitExceeded } from "../Errors.ts"
+import type { KvRead, KvService, Options, Range } from "../Kv.ts"
+import type * as Log from "../Log.ts"
+import type * as Reader from "../Reader.ts"
+import type { RecoveryReport } from "../Recovery.ts"
+import { type Bytes, toBytes } from "./bytes.ts"
+import { load as loadCheckpoint } from "./checkpoint.ts"
+import { keepCheckpoint, type Written } from "./checkpointing.ts"
+import { closeOnFailure } from "./closeOnFailure.ts"
+import { compact } from "./compaction.ts"
+import { follow, projectionOfLog } from "./following.ts"
+import { keyBytesOf } from "./frames.ts"
+import { registerKv, registerRead } from "./kvParts.ts"
+import { type LogParts, logParts } from "./logParts.ts"
+import { openLog } from "./openLog.ts"
+import { openReader } from "./openReader.ts"
+import { kvOptionsError } from "./options.ts"
+import { entriesIn, framesOf, located, Projection, projectionOf, type Source, valueOf, valuesOf } from "./projection.ts"
+
+const makeRead = (
+  source: Source,
+  report: RecoveryReport,
+  projection: Projection,
+  segments: Effect.Effect<number>
+) => {
+  const get = (key: Bytes) => Effect.suspend(() => valueOf(source, projection, toBytes(key)))
+  const walkOf = ({ from, ordered = false, prefix, to }: Range = {}) => ({
+    ordered,
+    range: { prefix: optionalBytes(prefix), from: optionalBytes(from), to: optionalBytes(to) }
+  })
+  const { disk } = source
+  const frames = Effect.sync(() => framesOf(source, projection.snapshot(), { ...walkOf({ ordered: true }), all: true }))
+  const read: KvRead & Pick<KvService, "statistics"> = {
+    directory: source.directory,
+    report,
+    get,
+    getMany: (keys) => Effect.suspend(() => valuesOf(source, projection, Array.from(keys, toBytes))),
+    has: (key) => Effect.sync(() => projection.has(toBytes(key))),
+    refOf: (key) => Effect.sync(() => projection.placeOf(toBytes(key))),
+    size: Effect.sync(() => projection.size),
+    isEmpty: Effect.sync(() => projection.size === 0),
+    keys: (range) =>
+      Stream.suspend(() => Stream.map(located(projection.snapshot(), walkOf(range)), (place) => place.key)),
+    entries: (range) =>
+      Stream.suspend(() => entriesIn(framesOf(source, projection.snapshot(), { ...walkOf(range), all: false }))),
+    compactTo: (directory, options) =>
+      Effect.provideService(compact(directory, frames, options?.onProgress), Disk.Disk, disk),
+    statistics: Effect.map(segments, (segments) => {
+      const { bytes, liveBytes, records } = projection.counts
+      return { keys: projection.size, records, liveBytes, deadBytes: bytes - liveBytes, segments }
+    })
+  }
+  return { read, parts: { disk, frames } }
+}
+
+const optionalBytes = (bytes: Bytes | undefined): Uint8Array | undefined =>
+  bytes === undefined ? undefined : toBytes(bytes)
+
+// Asked before anything is written: a record whose key found no room would be in the log and not in the index.
+const noRoom = (projection: Projection, keys: number, bytes: number): LimitExceeded | undefined =>
+  projection.hasRoom(keys, bytes)
+    ? undefined
+    : new LimitExceeded({ limit: "keys", actual: projection.size + keys, maximum: projection.size })
+
+const noRoomForKey = (projection: Projection, key: Uint8Array): LimitExceeded | undefined =>
+  projection.hasRoom(1, key.length) || projection.has(key) ? undefined : noRoom(projection, 1, key.length)
+
+const makeWrite = (
+  log: Log.LogService,
+  { appendNow, disk, files, settled, write: writeNext, writeAll, writeFrames }: LogParts,
+  projection: Projection
+): KvService => {
+  const source = { directory: log.directory, disk, files, read: log.read }
+  const { parts, read } = makeRead(source, log.report, projection, Effect.map(log.segments, ({ length }) => length))
+  const turn = Semaphore.makeUnsafe(1)
+  // Set while somebody needs that nothing else is written: then small writes wait for their turn as well.
+  let exclusive = false
+  const exclusively = <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
+    turn.withPermit(Effect.suspend(() => {
+      exclusive = true
+      return Effect.ensuring(
+        effect,
+        Effect.sync(() => {
+          exclusive = false
+        })
+      )
+    }))
+  const write = (record: Log.RecordInput) =>
+    (exclusive ? undefined : appendNow(record)) ?? exclusively(writeNext(record))
+  const modify: KvService["modify"] = (key, f) =>
+    settled(exclusively(
+      Effect.flatMap(read.get(key), (current) => {
+        const [answer, value] = f(current)
+        if (value === current) return Effect.succeed(answer)
+        if (value === undefined) return Effect.as(writeNext({ type: "Delete", key }), answer)
+        const full = noRoomForKey(projection, toBytes(key))
+        return full === undefined
+          ? Effect.as(writeNext({ type: "Put", key, payload: value }), answer)
+          : Effect.fail(full)
+      })
+    ))
+  const kv: KvService = {
+    ...read,
+    put: (key, value) =>
+      settled(Effect.suspend(() => {
+        const bytes = toBytes(key)
+        const full = noRoomForKey(projection, bytes)
+        return full === undefined ? write({ type: "Put", key: bytes, payload: value }) : Effect.fail(full)
+      })),
+    putMany: (entries) =>
+      settled(Effect.suspend(() => {
+        let bytes = 0
+        const records = Array.from(entries, ([key, payload]): Log.RecordInput => {
+          const record = { type: "Put", key: toBytes(key), payload } as const
+          bytes += record.key.length
+          return record
+        })
+        const full = noRoom(projection, records.length, bytes)
+        return full === undefined ? exclusively(writeAll(records)) : Effect.fail(full)
+      })),
+    delete: (key) => settled(Effect.suspend(() => write({ type: "Delete", key }))),
+    modify,
+    sync: log.sync
+  }
+  return registerKv(kv, {
+    ...parts,
+    putFrames: (frames) =>
+      settled(Effect.suspend(() => {
+        const full = noRoom(projection, frames.to - frames.from, keyBytesOf(frames))
+        return full === undefined ? exclusively(writeFrames(frames)) : Effect.fail(full)
+      }))
+  })
+}
+
+/** Opens a store with a log of its own until the scope closes. */
+export const openKv = (options: Options): Effect.Effect<KvService, Log.OpenError, Scope.Scope> =>
+  closeOnFailure(open(options))
+
+const open = Effect.fnUntraced(function*(
+  options: Options
+): Effect.fn.Return<KvService, Log.OpenError, Scope.Scope> {
+  const invalid = kvOptionsError(options)
+  if (invalid !== undefined) return yield* invalid
+  const { checkpoint: policy = "auto", ...logOptions } = options
+  const disk = yield* Disk.Disk
+  let projection = new Projection()
+  let covered = { records: 0, bytes: 0 }
+  const resume: Log.Resume = {
+    from: Effect.map(loadCheckpoint(disk, options.directory), (checkpoint) => {
+      if (checkpoint !== undefined) projection = projectionOf(checkpoint)
+      covered = projection.counts
+      return checkpoint?.covered
+    }),
+    forget: () => {
+      projection = new Projection()
+      covered = projection.counts
+    }
+  }
+  const { log, parts } = yield* openLog(
+    { ...logOptions, replay: undefined, resume: policy === "never" ? undefined : resume },
+    (frames) => projection.fold(frames)
+  )
+  // Before the checkpoint, so that the index follows the log until the last one has been written.
+  let before = (_: Written): void => {}
+  yield* follow(parts, projection, (first) => before(first))
+  before = yield* keepCheckpoint(disk, log, projection, { policy, covered })
+  return makeWrite(log, parts, projection)
+})
+
+/** A store over a log that is open. */
+export const kvOverLog = (
+  log: Log.LogService
+): Effect.Effect<KvService, IoError | CorruptSegment, Scope.Scope> =>
+  closeOnFailure(Effect.gen(function*() {
+    const parts = yield* logParts(log)
+    return makeWrite(log, parts, yield* projectionOfLog(log, parts))
+  }))
+
+/** A store that is only read, as it is now. */
+export const openKvReader = (
+  options: Reader.Options
+): Effect.Effect<KvRead, IoError | CorruptTail | CorruptSegment | InvalidOptions, Scope.Scope> =>
+  closeOnFailure(Effect.gen(function*() {
+    const { disk, files, fold, reader } = yield* openReader(options)
+    const projection = new Projection()
+    const report = yield* fold((frames) => projection.fold(frames))
+    const source = { directory: reader.directory, disk, files, read: reader.read }
+    const { parts, read } = makeRead(source, report, projection, Effect.succeed(report.files_scanned))
+    return registerRead(read, parts)
+  }))

@@ -1,0 +1,171 @@
+/** Opening a log for write: the lock, recovery, the writer, and what they become for users and for this library. */
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import type * as Scope from "effect/Scope"
+import * as Sink from "effect/Sink"
+import * as Stream from "effect/Stream"
+import * as Disk from "../Disk.ts"
+import type { CorruptSegment, InvalidPosition, IoError } from "../Errors.ts"
+import type * as Frame from "../Frame.ts"
+import * as Lock from "../Lock.ts"
+import type { Appended, LogService, OpenError, Options, RecordInput } from "../Log.ts"
+import * as Recovery from "../Recovery.ts"
+import { closeOnFailure } from "./closeOnFailure.ts"
+import { type Damage, isDamage } from "./damage.ts"
+import { entriesOf, toEntry } from "./entries.ts"
+import { type Frames, recordsOf } from "./frames.ts"
+import { type LogParts, registerLog } from "./logParts.ts"
+import { logOptionsError } from "./options.ts"
+import { framesFrom, invalidPosition, readRef } from "./reading.ts"
+import { recover } from "./repair.ts"
+import { closedError, SegmentFiles } from "./segmentFiles.ts"
+import { type RecordRef, Writer } from "./writer.ts"
+
+export const segment_bytes_default = 67_108_864
+
+export interface OpenLog {
+  readonly log: LogService
+  readonly parts: LogParts
+}
+
+/** Opens it until the scope closes; an index is given every frame, or every one behind what it covers. */
+export const openLog = (
+  options: Options,
+  fold?: (frames: Frames) => void
+): Effect.Effect<OpenLog, OpenError, Scope.Scope> => closeOnFailure(open(options, fold ?? foldOf(options)))
+
+const open = Effect.fnUntraced(function*(
+  options: Options,
+  fold: ((frames: Frames) => void) | undefined
+): Effect.fn.Return<OpenLog, OpenError, Scope.Scope> {
+  const invalid = logOptionsError(options)
+  if (invalid !== undefined) return yield* invalid
+  const { directory, durability = "manual" } = options
+  const chunkSize = options.chunkSize ?? Recovery.chunk_bytes_default
+  const disk = yield* Disk.Disk
+  const lock = yield* Lock.acquire(directory, { wait: options.waitForLock })
+  const policy = options.policy ?? "repair"
+  const { report, segments } = yield* recover(disk, directory, {
+    lock,
+    policy,
+    chunkSize,
+    fold,
+    // The other policies are there for damage: whoever asks for them wants everything looked at.
+    resume: policy === "repair" ? options.resume : undefined
+  })
+  const files = new SegmentFiles(disk, directory)
+  yield* Effect.addFinalizer(() => files.closeAll)
+  const activeId = segments.at(-1)?.id ?? 1
+  const active = yield* Effect.uninterruptible(
+    Effect.tap(disk.open(Recovery.segmentPath(directory, activeId), "append"), (file) => files.adopt(activeId, file))
+  )
+  const writer = new Writer({
+    disk,
+    directory,
+    files,
+    active,
+    segments,
+    txid: report.last_txid_seen,
+    segmentSize: options.segmentSize ?? segment_bytes_default,
+    noteUnsynced: lock.noteUnsynced
+  })
+  yield* Effect.addFinalizer(() => writer.close)
+  if (durability !== "manual" && durability !== "always") {
+    yield* Effect.forkScoped(syncEvery(writer, Duration.fromInputUnsafe(durability)))
+  }
+  const parts = makeParts(disk, files, writer, durability === "always")
+  const log = makeService({ directory, chunkSize, report, files, writer, parts })
+  registerLog(log, parts)
+  return { log, parts }
+})
+
+const foldOf = ({ replay }: Options): ((frames: Frames) => void) | undefined =>
+  replay === undefined ? undefined : (frames) => replay(recordsOf(frames))
+
+const syncEvery = (writer: Writer, interval: Duration.Duration): Effect.Effect<void> =>
+  Effect.sleep(interval).pipe(
+    Effect.andThen(writer.sync),
+    Effect.forever,
+    Effect.catch((error) => Effect.logWarning("the log is no longer synced in the background", error))
+  )
+
+const makeParts = (disk: Disk.DiskService, files: SegmentFiles, writer: Writer, settles: boolean): LogParts => ({
+  disk,
+  files,
+  appendNow: (record) => writer.appendNow(toEntry(record)),
+  write: (record) => Effect.suspend(() => writer.append(toEntry(record))),
+  writeAll: (records) => Effect.suspend(() => writer.appendAll(entriesOf(records))),
+  writeFrames: writer.appendFrames,
+  settled: settles ? (write) => Effect.flatMap(write, (value) => Effect.as(writer.sync, value)) : (write) => write,
+  observe: (observer) =>
+    Effect.acquireRelease(
+      Effect.sync(() => {
+        writer.observe(observer)
+        return { segment: writer.end.segment, offset: writer.end.offset }
+      }),
+      () => Effect.sync(() => writer.unobserve(observer))
+    )
+})
+
+const makeService = ({ chunkSize, directory, files, parts, report, writer }: {
+  readonly directory: string
+  readonly chunkSize: number
+  readonly report: Recovery.RecoveryReport
+  readonly files: SegmentFiles
+  readonly writer: Writer
+  readonly parts: LogParts
+}): LogService => {
+  const { disk, observe, settled, write, writeAll } = parts
+  const appendAll = (records: Iterable<RecordInput>) => settled(writeAll(records))
+  // What is there now: whole frames, all of them, so whatever is not a frame is damage.
+  const bounds = () => ({ segments: writer.segments.map(({ id }) => id), to: writer.end, chunkSize })
+  const stream = <E extends IoError | InvalidPosition>(
+    records: () => Stream.Stream<Frame.LogRecord, E | Damage>
+  ): Stream.Stream<Frame.LogRecord, E | IoError | CorruptSegment> =>
+    Stream.suspend((): Stream.Stream<Frame.LogRecord, E | IoError | Damage> =>
+      writer.isClosed ? Stream.fail(closedError("read", directory)) : records()
+    ).pipe(
+      Stream.catchIf(isDamage, (damage) => Stream.fail(Recovery.segmentError(directory, damage))),
+      Stream.provideService(Disk.Disk, disk)
+    )
+  return {
+    directory,
+    report,
+    append: (payload) => settled(write({ type: "Raw", payload })),
+    appendRecord: (record) => settled(write(record)),
+    appendAll,
+    sink: Sink.reduceWhileArrayEffect(
+      (): Appended => ({ records: 0, bytes: 0, last: undefined }),
+      () => true,
+      (sum, records: ReadonlyArray<RecordInput>) => Effect.map(appendAll(records), (refs) => addAppended(sum, refs))
+    ),
+    observe: (observer) =>
+      observe({
+        record: ({ key, payload, type }, ref) =>
+          observer({ ...ref, type, key, payload, keyLength: key.length, payloadLength: payload.length }),
+        frames: (frames) => recordsOf(frames).forEach(observer)
+      }),
+    sync: writer.sync,
+    rotate: writer.rotate,
+    stream: stream<IoError>(() => Recovery.frames(directory, bounds())),
+    streamFrom: (from) => stream<IoError | InvalidPosition>(() => framesFrom(directory, from, bounds())),
+    read: (ref) =>
+      Effect.suspend(() =>
+        writer.holds(ref)
+          ? readRef(disk, directory, files, ref, chunkSize)
+          : Effect.fail(invalidPosition(directory, ref))
+      ),
+    end: Effect.sync(() => writer.end),
+    segments: Effect.sync(() => {
+      const { segment } = writer.end
+      return writer.segments.map(({ bytes, id }) => ({ id, bytes, active: id === segment }))
+    }),
+    refusal: Effect.sync(() => writer.refusal)
+  }
+}
+
+const addAppended = (sum: Appended, refs: ReadonlyArray<RecordRef>): Appended => ({
+  records: sum.records + refs.length,
+  bytes: refs.reduce((bytes, ref) => bytes + ref.len, sum.bytes),
+  last: refs.at(-1) ?? sum.last
+})

@@ -1,0 +1,103 @@
+/** Opening a directory for reading: what becomes of it for users, and for an index. */
+import * as Effect from "effect/Effect"
+import type * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import * as Disk from "../Disk.ts"
+import type { CorruptSegment, CorruptTail, InvalidOptions, InvalidPosition, IoError } from "../Errors.ts"
+import type * as Frame from "../Frame.ts"
+import type { Options, ReaderService } from "../Reader.ts"
+import * as Recovery from "../Recovery.ts"
+import { type Damage, isDamage } from "./damage.ts"
+import { type Frames, recordsOf } from "./frames.ts"
+import { readerOptionsError } from "./options.ts"
+import { type Bounds, framesFrom, readRef } from "./reading.ts"
+import { SegmentFiles, type SegmentReads } from "./segmentFiles.ts"
+
+export interface OpenReader {
+  readonly reader: ReaderService
+  readonly disk: Disk.DiskService
+  readonly files: SegmentReads
+  /** `inspect` that gives the records of a chunk together. */
+  readonly fold: (
+    each: (frames: Frames) => void
+  ) => Effect.Effect<Recovery.RecoveryReport, IoError | CorruptTail | CorruptSegment>
+}
+
+export const openReader = Effect.fnUntraced(function*(
+  options: Options
+): Effect.fn.Return<OpenReader, IoError | InvalidOptions, Scope.Scope> {
+  const invalid = readerOptionsError(options)
+  if (invalid !== undefined) return yield* invalid
+  const { chunkSize = Recovery.chunk_bytes_default, directory } = options
+  const disk = yield* Disk.Disk
+  yield* Recovery.listSegments(directory)
+  const files = new SegmentFiles(disk, directory)
+  yield* Effect.addFinalizer(() => files.closeAll)
+  const onDisk = Effect.provideService(Disk.Disk, disk)
+  const bounds = Effect.map(Recovery.listGrowingSegments(directory), (segments) => ({ segments, chunkSize })).pipe(
+    onDisk
+  )
+  const stream = <E extends IoError | InvalidPosition>(
+    frames: (bounds: Bounds) => Stream.Stream<Frame.LogRecord, E | Damage>
+  ) => Stream.unwrap(Effect.map(bounds, frames)).pipe(endTorn(directory), Stream.provideService(Disk.Disk, disk))
+  const reader: ReaderService = {
+    directory,
+    stream: stream<IoError>((bounds) => Recovery.frames(directory, bounds)),
+    streamFrom: (from) => stream((bounds) => framesFrom(directory, from, bounds)),
+    read: (ref) => readRef(disk, directory, files, ref, chunkSize),
+    segments: onDisk(
+      Effect.flatMap(
+        Recovery.listGrowingSegments(directory),
+        (ids) =>
+          Effect.forEach(
+            ids,
+            (id) =>
+              Effect.map(Recovery.segmentSize(directory, id), (bytes) => ({ id, bytes, active: id === ids.at(-1) }))
+          )
+      )
+    ),
+    inspect: (each) =>
+      onDisk(
+        Effect.flatMap(bounds, (bounds) =>
+          inspect(directory, bounds, (frames) => each === undefined ? Effect.void : each(recordsOf(frames))))
+      )
+  }
+  return {
+    reader,
+    disk,
+    files,
+    fold: (each) =>
+      onDisk(
+        Effect.flatMap(bounds, (bounds) => inspect(directory, bounds, (frames) => Effect.sync(() => each(frames))))
+      )
+  }
+})
+
+// A torn tail is where the records end; anything else is an error.
+const endTorn =
+  (directory: string, found: (torn: Damage) => void = () => {}) =>
+  <A, E extends IoError | InvalidPosition>(
+    records: Stream.Stream<A, E | Damage>
+  ): Stream.Stream<A, E | CorruptTail | CorruptSegment> =>
+    Stream.catchIf<E | Damage, Damage, A, CorruptTail | CorruptSegment, never>(isDamage, (damage) => {
+      if (damage.verdict !== "Torn") return Stream.fail(Recovery.damageError(directory, damage))
+      found(damage)
+      return Stream.empty
+    })(records)
+
+const inspect = Effect.fnUntraced(function*<E, R>(
+  directory: string,
+  bounds: Bounds,
+  each: (frames: Frames) => Effect.Effect<void, E, R>
+): Effect.fn.Return<Recovery.RecoveryReport, IoError | CorruptTail | CorruptSegment | E, R> {
+  const counted = { records: 0, txid: 0 }
+  let torn: Damage | undefined
+  const frames = Recovery.chunks(directory, bounds).pipe(endTorn(directory, (damage) => {
+    torn = damage
+  }))
+  yield* Stream.runForEach(frames, (frames) => {
+    Recovery.count(counted, frames)
+    return each(frames)
+  })
+  return Recovery.makeReport(bounds.segments.length, counted, torn)
+})

@@ -1,0 +1,52 @@
+/** What is wrong with the options of a log, a reader or a store, before anything is touched. */
+import * as Duration from "effect/Duration"
+import * as Schedule from "effect/Schedule"
+import { InvalidOptions } from "../Errors.ts"
+import type * as Kv from "../Kv.ts"
+import type { Wait } from "../Lock.ts"
+import type * as Log from "../Log.ts"
+import type * as Reader from "../Reader.ts"
+
+const refuse = (detail: string): InvalidOptions => new InvalidOptions({ detail })
+
+const wholeBytesError = (name: string, value: number | undefined): InvalidOptions | undefined =>
+  value === undefined || (Number.isSafeInteger(value) && value > 0)
+    ? undefined
+    : refuse(`${name} is a whole number of bytes above 0, not ${value}`)
+
+export const readerOptionsError = ({ chunkSize, directory }: Reader.Options): InvalidOptions | undefined =>
+  directory === "" ? refuse("directory is empty") : wholeBytesError("chunkSize", chunkSize)
+
+export const logOptionsError = (options: Log.Options): InvalidOptions | undefined => {
+  const { durability, policy, segmentSize, waitForLock } = options
+  const invalid = wholeBytesError("segmentSize", segmentSize) ?? readerOptionsError(options) ?? waitError(waitForLock)
+  if (invalid !== undefined) return invalid
+  if (policy !== undefined && policy !== "repair" && policy !== "strict" && policy !== "prefix") {
+    return refuse(`policy is repair, strict or prefix, not ${String(policy)}`)
+  }
+  if (durability === undefined || durability === "manual" || durability === "always") return undefined
+  const interval = Duration.fromInput(durability)
+  return interval._tag === "Some" && Duration.isGreaterThan(interval.value, Duration.zero) &&
+      Duration.isFinite(interval.value)
+    ? undefined
+    : refuse("durability is manual, always or an interval above 0")
+}
+
+export const waitError = (wait: Wait | undefined): InvalidOptions | undefined => {
+  if (wait === undefined || Schedule.isSchedule(wait)) return undefined
+  const limit = Duration.fromInput(wait)
+  return limit._tag === "Some" && !Duration.isNegative(limit.value)
+    ? undefined
+    : refuse("waitForLock is a time limit of 0 or above, or a schedule")
+}
+
+export const kvOptionsError = (options: Kv.Options): InvalidOptions | undefined => {
+  const { checkpoint } = options
+  if (checkpoint !== undefined && checkpoint !== "auto" && checkpoint !== "always" && checkpoint !== "never") {
+    return refuse(`checkpoint is auto, always or never, not ${String(checkpoint)}`)
+  }
+  // The store builds its own index from what a log would give to these.
+  return options.replay === undefined && options.resume === undefined
+    ? undefined
+    : refuse("replay and resume are options of a log, not of a store")
+}
