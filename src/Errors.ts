@@ -6,8 +6,8 @@
  * | `LockHeld` | opening for write | wait (`waitForLock`), or end the other writer |
  * | `LockUnavailable` | opening for write | run the command it names; reading works without |
  * | `CorruptTail` | opening, reading | look with `datawal verify`; policy `prefix` cuts it, and keeps what is cut |
- * | `CorruptSegment` | opening, reading | restore the segment from a backup, or export what is readable |
- * | `IoError` | anything that touches the disk | depends on `code`; a writer that met one must be reopened |
+ * | `CorruptSegment` | opening, reading | restore the segment from a backup, or read what is before it |
+ * | `IoError` | anything that touches the disk | depends on `code`; after a failed write, sync or rotate reopen |
  * | `WriterPoisoned` | every mutation after a failed one | close and reopen: recovery restores a sound tail |
  * | `LimitExceeded` | append, put, delete | make the record smaller; nothing was written |
  * | `InvalidPosition` | reading at a place | use a position that this log gave |
@@ -43,6 +43,8 @@ export const DamageReason = Schema.Literals([
 ])
 
 /**
+ * One of the reasons.
+ *
  * @category models
  * @since 0.1.0
  */
@@ -67,6 +69,9 @@ export class LockHeld extends Schema.TaggedError<LockHeld>("effect-datawal/LockH
   pid: Schema.optional(Schema.Number)
 }) {
   override get message(): string {
+    if (this.pid === process.pid) {
+      return `${this.directory} is open in this process (${this.pid}) already; bind its layer to a constant`
+    }
     const holder = this.pid === undefined ? "another writer" : `process ${this.pid}`
     return `${this.directory} is locked by ${holder}; end that writer, or wait for it with the waitForLock option`
   }
@@ -138,7 +143,8 @@ export class CorruptSegment extends Schema.TaggedError<CorruptSegment>("effect-d
   override get message(): string {
     const advice = this.reason === "UnknownVersion"
       ? "a newer program may have written it; open it with that one"
-      : "restore the segment from a backup, or read what is before it with `datawal scan`"
+      : "restore the segment from a backup, or read what is before it with `datawal scan`; of the last segment the " +
+        "policy prefix cuts the rest off, keeping a copy"
     return `${this.directory} is corrupt at ${place(this.segment, this.offset)}: ${this.reason}` +
       `${found(this.found)}; ${advice}`
   }
@@ -146,6 +152,7 @@ export class CorruptSegment extends Schema.TaggedError<CorruptSegment>("effect-d
 
 /**
  * The operating system refused an operation. `code` is its errno name (`ENOSPC`, `EIO`, `EACCES` …), or `UNKNOWN`.
+ * `EBADF` is what a store answers whose scope has closed.
  *
  * @category errors
  * @since 0.1.0
@@ -157,7 +164,8 @@ export class IoError extends Schema.TaggedError<IoError>("effect-datawal/IoError
   cause: Schema.optional(Schema.Defect())
 }) {
   override get message(): string {
-    return `${this.operation} ${this.path}: ${this.code}`
+    const why = typeof this.cause === "string" ? ` (${this.cause})` : ""
+    return `${this.operation} ${this.path}: ${this.code}${why}`
   }
 }
 
@@ -189,8 +197,9 @@ export class WriterPoisoned extends Schema.TaggedError<WriterPoisoned>("effect-d
 
 /**
  * The record, or the log, would pass a fixed limit of the format, or the index of a `Kv` has no room for another key.
- * Raised before any I/O: nothing was written, and the store goes on working. `actual` and `maximum` are bytes for `key`
- * and `payload`, numbers for `txid`, `segment` and `keys`.
+ * Nothing of that record was written, and the store goes on working. All limits but `segment`, which a batch can meet
+ * at a rotation, are looked at before anything of a call is written. `actual` and `maximum` are bytes for `key` and
+ * `payload`, numbers for `txid`, `segment` and `keys` (there `maximum` is how many keys there are).
  *
  * @category errors
  * @since 0.1.0
@@ -256,8 +265,7 @@ export class TargetRefused extends Schema.TaggedError<TargetRefused>("effect-dat
 
 /**
  * A line of an import is not `{"key_b64":"…","value_b64":"…"}`. `line` counts from 1. Every line before it is
- * stored
- * and synced; nothing of this line or behind it is.
+ * stored and synced; nothing of this line or behind it is.
  *
  * @category errors
  * @since 0.1.0

@@ -26,7 +26,20 @@ import type * as Kv from "./Kv.ts"
 import type * as Log from "./Log.ts"
 
 /**
- * A line: a key and its value in standard Base64 with padding.
+ * A line, from its JSON and back: an object whose fields are *text*, the key and its value in standard Base64 with
+ * padding. It is for programs that make or change exports themselves; `toLines` and `fromLines` need none of it.
+ *
+ * **Example** (A line of one's own)
+ *
+ * ```ts
+ * import { Schema } from "effect"
+ * import { Export } from "effect-datawal"
+ *
+ * const line = Schema.decodeUnknownSync(Export.Line)('{"key_b64":"aw==","value_b64":"dg=="}')
+ * Buffer.from(line.value_b64, "base64").toString() // => "v"
+ * Schema.encodeSync(Export.Line)({ ...line, value_b64: Buffer.from("w").toString("base64") })
+ * // => '{"key_b64":"aw==","value_b64":"dw=="}'
+ * ```
  *
  * @category schemas
  * @since 0.1.0
@@ -69,14 +82,15 @@ export const toLines = (kv: Kv.KvRead): Stream.Stream<string, IoError | CorruptS
 
 /**
  * Writes the live state to a file, whole or not at all: parents are made, an older file is replaced, and when this
- * resolves the new one is durable. A failed or interrupted export leaves nothing behind; a killed one may leave a
- * hidden temporary file. `TargetRefused` when the path is a directory, a device or a symbolic link. `onProgress` is
- * told how many lines are written.
+ * resolves the new one is durable. A failed or interrupted export leaves no temporary file, a killed one may leave a
+ * hidden one. Until the very last step, the rename, the older file stands as it was; if syncing its directory fails
+ * after that, or an interruption comes meanwhile, the new file is in its place, whole. `TargetRefused` when the path is
+ * a directory, a device or a symbolic link. `onProgress` is told how many lines are written.
  *
  * **Example** (Out and back)
  *
  * ```ts
- * import { Effect, Stream } from "effect"
+ * import { Effect } from "effect"
  * import { Export, Kv } from "effect-datawal"
  *
  * const program = Effect.scoped(Effect.gen(function*() {
@@ -84,7 +98,7 @@ export const toLines = (kv: Kv.KvRead): Stream.Stream<string, IoError | CorruptS
  *   yield* kv.put("a", "1")
  *   yield* Export.toFile(kv, "backup/store.jsonl")
  *   const copy = yield* Kv.make({ directory: "copy" })
- *   yield* Export.fromLines(copy, Stream.map(Export.toLines(kv), (line) => new TextEncoder().encode(line)))
+ *   yield* Export.fromLines(copy, Export.toLines(kv))
  *   return yield* copy.get("a")
  * }))
  *
@@ -94,27 +108,40 @@ export const toLines = (kv: Kv.KvRead): Stream.Stream<string, IoError | CorruptS
  * @category exporting
  * @since 0.1.0
  */
-export const toFile = Effect.fnUntraced(function*(
+export const toFile = (
   kv: Kv.KvRead,
   path: string,
   options?: { readonly onProgress?: ((records: number) => void) | undefined }
+): Effect.Effect<Exported, IoError | CorruptSegment | TargetRefused> =>
+  Effect.withSpan(writeFile(kv, path, options?.onProgress), "Export.toFile", {
+    attributes: { path },
+    captureStackTrace: false
+  })
+
+const writeFile = Effect.fnUntraced(function*(
+  kv: Kv.KvRead,
+  path: string,
+  onProgress: ((records: number) => void) | undefined
 ): Effect.fn.Return<Exported, IoError | CorruptSegment | TargetRefused> {
   const parts = yield* readParts(kv)
   const { disk } = parts
-  const parent = NodePath.dirname(NodePath.resolve(path))
-  yield* Disk.ensureDirectory(disk, parent)
+  const given = NodePath.dirname(NodePath.resolve(path))
+  yield* Disk.ensureDirectory(disk, given)
+  // Where that is now, whatever becomes of the links in it.
+  const parent = yield* disk.realPath(given)
   // A process that died at once may have made them, and not have come to this.
   yield* Disk.syncAncestors(disk, parent)
   yield* refuseSpecial(disk, parent, path)
+  const target = NodePath.join(parent, NodePath.basename(path))
   const building = NodePath.join(parent, temporaryName(path))
   return yield* Effect.acquireUseRelease(
     disk.open(building, "create"),
     (file) =>
       Effect.gen(function*() {
-        const exported = yield* Effect.scoped(writeLines(parts, file, options?.onProgress))
+        const exported = yield* Effect.scoped(writeLines(parts, file, onProgress))
         yield* file.sync
-        yield* disk.rename(building, path)
-        yield* disk.syncDirectory(parent)
+        // What has the target's name is to have it durably.
+        yield* Effect.uninterruptible(Effect.andThen(disk.rename(building, target), disk.syncDirectory(parent)))
         return exported
       }),
     (file, exit) => Exit.isSuccess(exit) ? file.close : Effect.andThen(file.close, Effect.ignore(disk.remove(building)))
@@ -169,7 +196,8 @@ const writeLines = Effect.fnUntraced(function*(
 })
 
 /**
- * Reads lines and puts them, in order; resolves once all are synced. Blank lines are skipped.
+ * Reads lines, as UTF-8 or as text, and puts them, in order; resolves once all are synced. Blank lines are skipped.
+ * What is emitted need not be whole lines.
  *
  * **Details**
  *
@@ -181,12 +209,19 @@ const writeLines = Effect.fnUntraced(function*(
  * @category importing
  * @since 0.1.0
  */
-export const fromLines = Effect.fnUntraced(function*<E, R>(
+export const fromLines = <E, R>(
   kv: Kv.KvService,
-  input: Stream.Stream<Uint8Array, E, R>,
+  input: Stream.Stream<Uint8Array | string, E, R>,
   options?: { readonly onProgress?: ((records: number) => void) | undefined }
+): Effect.Effect<Imported, E | InvalidLine | Log.WriteError, R> =>
+  Effect.withSpan(readLines(kv, input, options?.onProgress), "Export.fromLines", { captureStackTrace: false })
+
+const readLines = Effect.fnUntraced(function*<E, R>(
+  kv: Kv.KvService,
+  input: Stream.Stream<Uint8Array | string, E, R>,
+  onProgress: ((records: number) => void) | undefined
 ): Effect.fn.Return<Imported, E | InvalidLine | Log.WriteError, R> {
-  const lines = new Import(kv, yield* kvParts(kv), options?.onProgress)
+  const lines = new Import(kv, yield* kvParts(kv), onProgress)
   const read = Stream.runForEachArray(input, lines.feed)
   yield* Effect.onExit(Effect.andThen(read, lines.end), (exit) =>
     Exit.hasInterrupts(exit)

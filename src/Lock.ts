@@ -15,7 +15,9 @@ import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import * as NodePath from "node:path"
 import * as Disk from "./Disk.ts"
-import { IoError, LockHeld, type LockUnavailable } from "./Errors.ts"
+import { type InvalidOptions, IoError, LockHeld, type LockUnavailable } from "./Errors.ts"
+import { closedError } from "./internal/closed.ts"
+import { waitError } from "./internal/options.ts"
 
 /** The sentinel's name in the directory. @category constants @since 0.1.0 */
 export const lockFileName = ".lock"
@@ -27,6 +29,7 @@ export const lockFileName = ".lock"
  * @since 0.1.0
  */
 export interface Lock {
+  /** The directory's own path: without symbolic links, from the root. */
   readonly directory: string
   readonly path: string
   /** What an earlier writer noted with `noteUnsynced`. */
@@ -36,6 +39,11 @@ export interface Lock {
    * it is durable again.
    */
   readonly noteUnsynced: (unsynced: Unsynced | undefined) => Effect.Effect<void, IoError>
+  /**
+   * Whether `path` still leads to what was locked. If not, the directory, or its sentinel, has been moved or replaced,
+   * and a second writer may hold the lock of what is there now.
+   */
+  readonly isCurrent: Effect.Effect<boolean, IoError>
 }
 
 /**
@@ -68,9 +76,10 @@ const replaced_attempts_max = 100
  *
  * **Details**
  *
- * Fails with `LockHeld` when another writer has it, with `LockUnavailable` when the lock addon cannot be loaded, and
- * with `IoError` when the directory cannot be made or opened, or its file system cannot lock. It never goes on
- * without the lock.
+ * Fails with `LockHeld` when another writer has it, with `LockUnavailable` when the lock addon cannot be loaded, with
+ * `InvalidOptions` when the wait is neither a time nor a schedule, and with `IoError` when the directory cannot be made
+ * or opened, its file system cannot lock, the sentinel is a segment (`EINVAL`) or is replaced over and over
+ * (`ESTALE`). It never goes on without the lock.
  *
  * **Example** (Two writers)
  *
@@ -93,17 +102,24 @@ const replaced_attempts_max = 100
 export const acquire = (
   directory: string,
   options?: { readonly wait?: Wait | undefined }
-): Effect.Effect<Lock, LockHeld | LockUnavailable | IoError, Scope.Scope> => {
+): Effect.Effect<Lock, LockHeld | LockUnavailable | IoError | InvalidOptions, Scope.Scope> => {
   const wait = options?.wait
-  const attempt = Effect.map(
-    Effect.acquireRelease(take(directory), ({ file }) => file.close),
-    ({ file, unsynced }): Lock => ({
+  const invalid = waitError(wait)
+  if (invalid !== undefined) return Effect.fail(invalid)
+  const attempt = Effect.map(Effect.acquireRelease(take(directory), release), (held): Lock => {
+    const { directory, file, unsynced } = held
+    const path = NodePath.join(directory, lockFileName)
+    // The number of a descriptor that is closed may be another file's by now.
+    const whileHeld = <A>(effect: Effect.Effect<A, IoError>): Effect.Effect<A, IoError> =>
+      Effect.suspend(() => held.isReleased ? Effect.fail(closedError("lock", path)) : effect)
+    return {
       directory,
-      path: NodePath.join(directory, lockFileName),
+      path,
       unsynced,
-      noteUnsynced: (unsynced) => file.writeText(sentinelText(unsynced))
-    })
-  )
+      noteUnsynced: (unsynced) => whileHeld(file.writeText(sentinelText(unsynced))),
+      isCurrent: whileHeld(file.isCurrent)
+    }
+  })
   if (wait === undefined) return attempt
   return Effect.retry(attempt, {
     schedule: Schedule.isSchedule(wait) ? wait : within(wait),
@@ -111,38 +127,55 @@ export const acquire = (
   })
 }
 
-const within = (limit: Duration.Input): Schedule.Schedule<unknown> =>
-  Schedule.exponential("5 millis").pipe(
-    Schedule.modifyDelay(({ duration }) => Effect.succeed(Duration.min(duration, Duration.millis(100)))),
+const within = (limit: Duration.Input): Schedule.Schedule<unknown> => {
+  const limit_ms = Duration.toMillis(Duration.fromInputUnsafe(limit))
+  return Schedule.exponential("5 millis").pipe(
+    // The last attempt is at the limit, not behind it.
+    Schedule.modifyDelay(({ duration, elapsed }) =>
+      Effect.succeed(Duration.millis(Math.min(Duration.toMillis(duration), 100, Math.max(0, limit_ms - elapsed))))
+    ),
     Schedule.upTo({ duration: limit })
   )
+}
 
 const take = Effect.fnUntraced(function*(
   directory: string
 ): Effect.fn.Return<Held, LockHeld | LockUnavailable | IoError> {
   const disk = yield* Disk.Disk
-  const path = NodePath.join(directory, lockFileName)
   yield* Disk.ensureDirectory(disk, directory)
+  const home = yield* disk.realPath(directory)
+  const path = NodePath.join(home, lockFileName)
   for (let attempt = 0; attempt < replaced_attempts_max; attempt++) {
     const file = yield* disk.openLock(path)
-    const held = yield* Effect.onError(settle(directory, file), () => file.close)
-    if (held !== undefined) return held
+    const found = yield* Effect.onError(settle(directory, file), () => file.close)
+    if (found !== undefined) return { ...found, directory: home, file, isReleased: false }
     yield* file.close
   }
   return yield* new IoError({ operation: "flock", path, code: "ESTALE", cause: undefined })
 })
 
-interface Held {
-  readonly file: Disk.LockFile
+interface Found {
   readonly unsynced: Unsynced | undefined
 }
+
+interface Held extends Found {
+  readonly directory: string
+  readonly file: Disk.LockFile
+  isReleased: boolean
+}
+
+const release = (held: Held): Effect.Effect<void> =>
+  Effect.suspend(() => {
+    held.isReleased = true
+    return held.file.close
+  })
 
 // Between our open and our lock somebody may have removed the sentinel, and a third may have made and locked a new one:
 // then what we locked keeps nobody out, and the answer is `undefined`.
 const settle = Effect.fnUntraced(function*(
   directory: string,
   file: Disk.LockFile
-): Effect.fn.Return<Held | undefined, LockHeld | LockUnavailable | IoError> {
+): Effect.fn.Return<Found | undefined, LockHeld | LockUnavailable | IoError> {
   if (!(yield* file.tryLock)) {
     const pid = Number.parseInt(yield* file.readText, 10)
     return yield* new LockHeld({ directory, pid: pid > 0 ? pid : undefined })
@@ -161,7 +194,7 @@ const settle = Effect.fnUntraced(function*(
   const unsynced = parseUnsynced(text)
   // The pid is for people; a full disk must not keep a store from being opened and repaired.
   yield* Effect.ignore(file.writeText(sentinelText(unsynced)))
-  return { file, unsynced }
+  return { unsynced }
 })
 
 // A hard link of that name to a segment would have the pid written over the segment's first records.

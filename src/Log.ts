@@ -146,10 +146,11 @@ export interface Options {
  */
 export interface Resume {
   /**
-   * Asked with the lock held: what the index covers, or `undefined` when it is of no use. The answer is trusted to be
-   * about these very files, whose covered part is not read.
+   * Asked with the lock held, and with the directory's own path (see `LogService.directory`): what the index covers, or
+   * `undefined` when it is of no use. The answer is trusted to be about these very files, whose covered part is not
+   * read.
    */
-  readonly from: Effect.Effect<Covered | undefined>
+  readonly from: (directory: string) => Effect.Effect<Covered | undefined>
   /**
    * Called when what follows is damaged or does not fit: then `replay` is given every record from the first on, as if
    * nothing had been saved. No byte is ever cut on the word of a saved index.
@@ -212,6 +213,10 @@ export interface Appended {
  * @since 0.1.0
  */
 export interface LogService {
+  /**
+   * The path of the directory from the root, without symbolic links, as it was when the log was opened: what the
+   * process does to its own directory, or anybody to a link, later does not change where records go.
+   */
   readonly directory: string
 
   /** What opening found and cut. */
@@ -250,7 +255,11 @@ export interface LogService {
   /** Every record there is when the stream starts, in order. */
   readonly stream: Stream.Stream<Frame.LogRecord, IoError | CorruptSegment>
 
-  /** Every record from a place or a txid on that is there when the stream starts. */
+  /**
+   * Every record from a place or a txid on that is there when the stream starts. Starting at a place costs nothing; to
+   * find a txid its segment is read from the start. To go on where one stopped, use the place behind the last record
+   * (`{ segment, offset: offset + len }`) or an earlier `end`: both hold when the log has gone on in a new segment.
+   */
   readonly streamFrom: (from: From) => Stream.Stream<Frame.LogRecord, IoError | CorruptSegment | InvalidPosition>
 
   /** The record of one reference, checked against its checksum, length and txid. */

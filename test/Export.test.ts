@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Arbitrary, Effect, Exit, Fiber, Schema, Stream } from "effect"
+import { Arbitrary, Deferred, Effect, Exit, Fiber, Schema, Stream } from "effect"
 import { execFileSync } from "node:child_process"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
@@ -205,6 +205,38 @@ describe("export", () => {
       assert.isTrue(Exit.isFailure(exit))
       assert.deepStrictEqual(NFS.readdirSync(root), ["store"])
     }))
+
+  for (const what of ["export", "compaction"] as const) {
+    it.live(`an interruption while the ${what} gets its name leaves it whole and durable, or leaves no trace`, () =>
+      Effect.gen(function*() {
+        const disk = new FaultyDisk()
+        yield* over(disk)(Effect.gen(function*() {
+          const kv = yield* fresh
+          yield* kv.put("a", "1")
+          const target = NodePath.join(kv.directory, "..", "out")
+          const held = disk.holdNext("rename")
+          const work = what === "export"
+            ? Effect.asVoid(Export.toFile(kv, target))
+            : Effect.asVoid(kv.compactTo(target))
+          const fiber = yield* Effect.forkChild(work, { startImmediately: true })
+          yield* held.reached
+          const interrupting = yield* Effect.forkChild(Fiber.interrupt(fiber), { startImmediately: true })
+          yield* held.release
+          yield* Fiber.join(interrupting)
+          assert.isTrue(Exit.hasInterrupts(yield* Fiber.await(fiber)))
+          if (what === "export") {
+            assert.strictEqual(NFS.readFileSync(target, "utf8"), line("a", "1"))
+            const kinds = disk.calls.map(({ kind }) => kind)
+            assert.isAbove(kinds.lastIndexOf("syncDirectory"), kinds.lastIndexOf("rename"))
+          } else {
+            assert.isFalse(NFS.existsSync(target))
+            // So it can be tried again.
+            assert.strictEqual((yield* kv.compactTo(target)).live_keys, 1)
+          }
+          assert.deepStrictEqual(NFS.readdirSync(NodePath.dirname(target)).sort(), ["out", "store"])
+        }))
+      }))
+  }
 
   it.live("is a snapshot, while writes go on", () =>
     Effect.gen(function*() {
@@ -474,6 +506,83 @@ describe("import", () => {
         )
         assert.strictEqual(yield* kv.size, 2)
       }))
+    }))
+
+  it.live("no line waits for the input, and what came before an interruption or a defect is stored and synced", () =>
+    Effect.gen(function*() {
+      const disk = new FaultyDisk()
+      yield* over(disk)(Effect.gen(function*() {
+        const kv = yield* fresh
+        const first = Stream.make(...["one", "two"].map((key) => line(key, "1")), line("three", "3").slice(0, 20))
+        const seen = yield* Deferred.make<void>()
+        const fiber = yield* Effect.forkChild(
+          Export.fromLines(kv, Stream.concat(first, Stream.never), {
+            onProgress: (records) => records === 2 && Deferred.doneUnsafe(seen, Effect.void)
+          }),
+          { startImmediately: true }
+        )
+        yield* Deferred.await(seen)
+        assert.strictEqual(yield* kv.size, 2)
+        assert.strictEqual(disk.count("sync"), 0)
+        yield* Fiber.interrupt(fiber)
+        assert.isTrue(Exit.hasInterrupts(yield* Fiber.await(fiber)))
+        assert.strictEqual(disk.count("sync"), 1)
+        const dying = Stream.concat(Stream.make(line("four", "4")), Stream.die("mine"))
+        assert.isTrue(Exit.hasDies(yield* Effect.exit(Export.fromLines(kv, dying))))
+        assert.strictEqual(yield* kv.size, 3)
+        assert.strictEqual(disk.count("sync"), 2)
+        // Where that sync fails an interruption is still one.
+        const stuck = yield* Effect.forkChild(
+          Export.fromLines(kv, Stream.concat(Stream.make(line("five", "5")), Stream.never)),
+          { startImmediately: true }
+        )
+        disk.failNext("sync", "EIO")
+        yield* Fiber.interrupt(stuck)
+        assert.isTrue(Exit.hasInterrupts(yield* Fiber.await(stuck)))
+        assert.strictEqual((yield* Effect.flip(kv.put("six", "6")))._tag, "WriterPoisoned")
+      }))
+    }))
+
+  it.effect("an observer that throws is a defect, and no line is stored twice for it", () =>
+    Effect.gen(function*() {
+      const kv = yield* fresh
+      const onProgress = () => {
+        throw new Error("mine")
+      }
+      const exit = yield* Effect.exit(Export.fromLines(kv, input(line("a", "1") + line("b", "2")), { onProgress }))
+      assert.isTrue(Exit.hasDies(exit))
+      assert.strictEqual((yield* kv.statistics).records, 2)
+    }))
+
+  it.effect("a limit that is met on the way ends it, and what was stored before is synced", () =>
+    Effect.gen(function*() {
+      const disk = new FaultyDisk()
+      yield* over(disk)(Effect.gen(function*() {
+        const directory = yield* temporaryDirectory
+        NFS.writeFileSync(NodePath.join(directory, "99999999.dwal"), "")
+        const kv = yield* Kv.make({ directory, segmentSize: 100 })
+        const lines = numbers(10).map((at) => line(`${at}`, "x".repeat(30))).join("")
+        const error = yield* Effect.flip(Export.fromLines(kv, input(lines)))
+        assert.deepInclude(error, { _tag: "LimitExceeded", limit: "segment" })
+        assert.strictEqual(yield* kv.size, 1)
+        assert.strictEqual(
+          disk.calls.filter(({ kind }) => kind === "appendNow" || kind === "sync").at(-1)?.kind,
+          "sync"
+        )
+        assert.strictEqual((yield* Effect.flip(kv.put("k", "x".repeat(30))))._tag, "LimitExceeded")
+      }))
+    }))
+
+  it.effect("takes text as it takes bytes, wherever it is cut", () =>
+    Effect.gen(function*() {
+      const [kv, copy] = [yield* fresh, yield* fresh]
+      yield* kv.putMany(numbers(500).map((at) => [`${at}`, "é".repeat(at % 20)]))
+      yield* Export.fromLines(copy, Export.toLines(kv))
+      assert.deepStrictEqual(yield* content(copy), yield* content(kv))
+      const text = (yield* Stream.runCollect(Export.toLines(kv))).join("")
+      const cut = Stream.fromIterable(text.match(/.{1,77}/gs) ?? [])
+      assert.strictEqual((yield* Export.fromLines(copy, cut)).records_written, 500)
+      assert.deepStrictEqual(yield* content(copy), yield* content(kv))
     }))
 
   it.effect("what is before a bad line is synced", () =>

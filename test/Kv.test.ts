@@ -44,6 +44,22 @@ const filesBytes = (directory: string): number =>
   NFS.readdirSync(directory).filter((name) => name.endsWith(".dwal"))
     .reduce((sum, name) => sum + NFS.statSync(NodePath.join(directory, name)).size, 0)
 
+describe("opening", () => {
+  it.effect("with what is a log's own to be told of its records is refused: the index would be without them", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      yield* Effect.scoped(Effect.flatMap(Kv.make({ directory }), (kv) => kv.put("a", "1")))
+      const resume: Log.Resume = { from: () => Effect.undefined, forget: () => {} }
+      const wrong: ReadonlyArray<object> = [{ directory, replay: () => {} }, { directory, resume }]
+      for (const options of wrong) {
+        const error = yield* Effect.flip(Kv.make(options as Kv.Options))
+        assert.strictEqual(error._tag, "InvalidOptions")
+      }
+      const kv = yield* Kv.make({ directory })
+      assert.strictEqual(text(yield* kv.get("a")), "1")
+    }))
+})
+
 describe("reading and writing", () => {
   it.effect("the last write of a key wins, and a deleted key has no value", () =>
     Effect.gen(function*() {

@@ -74,6 +74,30 @@ describe("one writer per directory", () => {
       assert.include(error.message, String(process.pid))
     }))
 
+  it.live("one that is let go of writes no more to whatever has its descriptor now", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const lock = yield* Effect.scoped(Lock.acquire(directory))
+      const file = NodePath.join(directory, "innocent")
+      const descriptor = NFS.openSync(file, "w+")
+      NFS.writeSync(descriptor, "bytes")
+      assert.deepInclude(yield* Effect.flip(lock.noteUnsynced(undefined)), { _tag: "IoError", code: "EBADF" })
+      assert.deepInclude(yield* Effect.flip(lock.isCurrent), { _tag: "IoError", code: "EBADF" })
+      NFS.closeSync(descriptor)
+      assert.strictEqual(NFS.readFileSync(file, "utf8"), "bytes")
+    }))
+
+  it.live("it is known when its path leads to something else", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const lock = yield* Lock.acquire(directory)
+      assert.isTrue(yield* lock.isCurrent)
+      NFS.renameSync(sentinel(directory), `${sentinel(directory)}.old`)
+      assert.isFalse(yield* lock.isCurrent)
+      NFS.writeFileSync(sentinel(directory), "1\n")
+      assert.isFalse(yield* lock.isCurrent)
+    }))
+
   it.live("a log, a store and a bare lock keep each other out", () =>
     Effect.gen(function*() {
       const directory = yield* temporaryDirectory
@@ -299,6 +323,34 @@ describe("waiting", () => {
       assert.strictEqual(error._tag, "LockHeld")
       assert.isAtLeast(waited, 295)
       assert.isBelow(waited, 1_500)
+    }))
+
+  it.live("the last attempt is at the limit: what is left of the time is not overrun by a whole delay", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      yield* Lock.acquire(directory)
+      // Without that the attempts are at 5, 15, 35, 75 and 155 ms. The best of some: others use this machine, too.
+      let shortest = Number.POSITIVE_INFINITY
+      for (let round = 0; round < 10 && shortest >= 150; round++) {
+        const before = yield* Clock.currentTimeMillis
+        yield* Effect.flip(Lock.acquire(directory, { wait: "120 millis" }))
+        shortest = Math.min(shortest, (yield* Clock.currentTimeMillis) - before)
+      }
+      assert.isAtLeast(shortest, 115)
+      assert.isBelow(shortest, 150)
+    }))
+
+  it.live("a wait that is neither a time nor a schedule is refused, though the lock is free", () =>
+    Effect.gen(function*() {
+      const directory = NodePath.join(yield* temporaryDirectory, "never")
+      for (const wait of ["5 secs", null, -5, Number.NaN, "-1 millis", "soon"]) {
+        const error = yield* Effect.flip(Lock.acquire(directory, { wait: wait as Lock.Wait }))
+        assert.strictEqual(error._tag, "InvalidOptions", JSON.stringify(wait))
+        const options = { directory, waitForLock: wait } as Log.Options
+        assert.strictEqual((yield* Effect.flip(Log.make(options)))._tag, "InvalidOptions", JSON.stringify(wait))
+      }
+      assert.isFalse(NFS.existsSync(directory))
+      yield* Effect.scoped(Lock.acquire(directory, { wait: 0 }))
     }))
 
   it.live("a schedule says how often it is tried", () =>

@@ -1,13 +1,29 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Config, ConfigProvider, Effect, Exit, Fiber, Layer, Schedule, Scope, Stream } from "effect"
+import {
+  Config,
+  ConfigProvider,
+  Deferred,
+  Effect,
+  Exit,
+  Fiber,
+  Layer,
+  References,
+  Schedule,
+  Scope,
+  Stream
+} from "effect"
+import * as Logger from "effect/Logger"
 import { TestClock } from "effect/testing"
+import * as Tracer from "effect/Tracer"
 import { execFileSync } from "node:child_process"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import type * as Errors from "../src/Errors.ts"
+import * as Export from "../src/Export.ts"
 import * as Frame from "../src/Frame.ts"
 import { logParts } from "../src/internal/logParts.ts"
 import { open_max } from "../src/internal/segmentFiles.ts"
+import * as Kv from "../src/Kv.ts"
 import * as Lock from "../src/Lock.ts"
 import * as Log from "../src/Log.ts"
 import { descriptors, FaultyDisk, over, text, tree } from "./support/faultyDisk.ts"
@@ -374,6 +390,8 @@ describe("rotation", () => {
             // A note for the next writer, should the sync fail.
             "writeText .lock",
             "sync 00000001.dwal",
+            // The next one must come into the directory that is locked.
+            "isCurrent .lock",
             "create 00000002.dwal",
             "syncDirectory ",
             "appendNow 00000002.dwal"
@@ -724,6 +742,44 @@ describe("reading", () => {
 })
 
 describe("observing", () => {
+  for (
+    const { name, write } of [
+      { name: "one record", write: (kv: Kv.KvService) => kv.put("k", "new") },
+      { name: "many at once", write: (kv: Kv.KvService) => kv.putMany([["other", "1"], ["k", "new"], ["third", "3"]]) },
+      { name: "a large record", write: (kv: Kv.KvService) => kv.put("k", "x".repeat(large)) }
+    ]
+  ) {
+    it.live(`what is written because of ${name} comes behind it, for every observer`, () =>
+      Effect.gen(function*() {
+        const log = yield* Log.make({ directory: yield* temporaryDirectory })
+        const seen = yield* Deferred.make<void>()
+        const told: Array<number> = []
+        yield* log.observe(({ txid }) => {
+          // This starts the fiber that waits for it, in this very step.
+          if (txid > 1) Deferred.doneUnsafe(seen, Effect.void)
+        })
+        const kv = yield* Effect.provideService(Kv.makeLog, Log.Log, log)
+        yield* log.observe(({ txid }) => {
+          told.push(txid)
+        })
+        yield* kv.put("k", "old")
+        const waiting = yield* Effect.forkChild(
+          Effect.andThen(Deferred.await(seen), Effect.all([kv.delete("k"), kv.putMany([["late", "1"]])])),
+          { startImmediately: true }
+        )
+        yield* write(kv)
+        yield* Fiber.join(waiting)
+        const records = yield* collected(log)
+        assert.deepStrictEqual(told, records.map(({ txid }) => txid))
+        assert.deepStrictEqual(records.slice(-2).map(({ key, type }) => [type, text(key)]), [
+          ["Delete", "k"],
+          ["Put", "late"]
+        ])
+        assert.isUndefined(yield* kv.get("k"))
+        assert.strictEqual(text(yield* kv.get("late")), "1")
+      }))
+  }
+
   it.live("an observer sees every record in order, in the step that wrote it, until its scope closes", () =>
     Effect.gen(function*() {
       const log = yield* Log.make({ directory: yield* temporaryDirectory, segmentSize: 5_000 })
@@ -781,6 +837,41 @@ describe("opening", () => {
         assert.strictEqual(error._tag, "InvalidOptions", JSON.stringify(each))
       }
       assert.isFalse(NFS.existsSync(directory))
+    }))
+
+  it.effect("what is cut off is logged, and the few long calls are spans", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      yield* reopen({ directory }, (log) => log.append("one"))
+      NFS.appendFileSync(NodePath.join(directory, "00000001.dwal"), "DWAL")
+      const logged: Array<readonly [string, unknown]> = []
+      const logger = Logger.make<unknown, void>(({ fiber, message }) => {
+        logged.push([String(message), fiber.getRef(References.CurrentLogAnnotations).directory])
+      })
+      const spans: Array<string> = []
+      const tracer = Tracer.make({
+        span: (options) => {
+          spans.push(options.name)
+          return new Tracer.NativeSpan(options)
+        }
+      })
+      yield* Effect.gen(function*() {
+        const kv = yield* Kv.make({ directory })
+        yield* kv.put("a", "1")
+        yield* kv.get("a")
+        yield* kv.sync
+        yield* kv.compactTo(NodePath.join(directory, "..", `${NodePath.basename(directory)}-target`))
+        yield* Export.fromLines(kv, Export.toLines(kv))
+        yield* Export.toFile(kv, NodePath.join(directory, "..", `${NodePath.basename(directory)}-out`))
+      }).pipe(
+        Effect.provideService(References.CurrentLoggers, new Set([logger])),
+        Effect.provideService(Tracer.Tracer, tracer)
+      )
+      const torn = NodePath.join(directory, "00000001-31.torn")
+      assert.deepStrictEqual(logged, [
+        [`a torn tail of 4 bytes was cut off segment 1 at offset 31; a copy is in ${torn}`, directory]
+      ])
+      assert.deepStrictEqual(spans, ["Log.open", "Kv.compactTo", "Log.open", "Export.fromLines", "Export.toFile"])
     }))
 
   it.effect("a directory that cannot be is an IoError", () =>

@@ -30,6 +30,35 @@ const layer = Layer.provideMerge(Kv.layerLog, Log.layer({ directory: "store" }))
 console.log(JSON.stringify(await Effect.runPromise(Effect.scoped(Effect.provide(program, layer)))))
 `
 
+/** What a library of the user's own, whose declarations are written out, makes of ours. */
+const library = `
+import { Context, Effect, Layer } from "effect"
+import { Export, Kv, Lock, Log, Reader, Recovery } from "effect-datawal"
+
+export const log = Log.make({ directory: "x" })
+export const kv = Kv.make({ directory: "x" })
+export const kvReader = Kv.makeReader({ directory: "x" })
+export const overLog = Kv.makeLog
+export const reader = Reader.make({ directory: "x" })
+export const lock = Lock.acquire("x")
+export const segments = Recovery.listSegments("x")
+export const used = Kv.Kv.use((kv) => Effect.succeed(kv))
+export const program = Effect.gen(function*() {
+  const log = yield* Log.Log
+  yield* log.observe((record) => void record.payload)
+  return { log, kv: yield* Kv.Kv, first: yield* log.append("x") }
+})
+export const exported = (kv: Kv.KvRead) => Export.toFile(kv, "out.jsonl")
+export const layers = [Kv.layer({ directory: "x" }), Kv.layerReader({ directory: "x" }), Kv.layerLog] as const
+export class Sessions extends Context.Service<Sessions>()("app/Sessions", {
+  make: Effect.map(Kv.Kv, (kv) => ({ put: kv.put, get: kv.get, all: kv.entries, changed: kv.modify }))
+}) {
+  static readonly layer = Layer.effect(this, this.make)
+}
+export const handle = (key: Kv.Bytes, value: Kv.Bytes): Effect.Effect<Kv.RecordRef, Kv.WriteError, Kv.Kv> =>
+  Kv.Kv.use((kv) => kv.put(key, value))
+`
+
 const npm = (args: Array<string>, cwd: string): string => {
   const env = Object.fromEntries(
     Object.entries(process.env).filter(([name]) => !/^npm_(package|lifecycle|command)/.test(name))
@@ -62,6 +91,7 @@ beforeAll(() => {
   npm(["install", "--prefer-offline", "--no-audit", "--no-fund", "--loglevel=error"], project)
   fs.mkdirSync(path.join(project, "src"))
   fs.writeFileSync(path.join(project, "src", "main.ts"), program)
+  fs.writeFileSync(path.join(project, "src", "library.ts"), library)
   fs.writeFileSync(
     path.join(project, "tsconfig.json"),
     JSON.stringify({
@@ -72,6 +102,7 @@ beforeAll(() => {
         exactOptionalPropertyTypes: true,
         noUncheckedIndexedAccess: true,
         skipLibCheck: false,
+        declaration: true,
         types: [],
         lib: ["ES2023", "DOM"],
         rootDir: "src",
@@ -107,10 +138,13 @@ describe("the packed package", () => {
     }
   })
 
-  it("compiles under strict settings and runs", () => {
+  it("compiles under strict settings, names what it infers from it, and runs", () => {
     const tsc = path.join(root, "node_modules", "typescript", "bin", "tsc")
     const compiled = spawnSync(process.execPath, [tsc, "-p", project], { encoding: "utf8" })
     assert.strictEqual(compiled.status, 0, compiled.stdout)
+    const declared = fs.readFileSync(path.join(project, "out", "library.d.ts"), "utf8")
+    assert.notInclude(declared, "internal")
+    assert.include(declared, "Effect.Effect<Kv.KvService, Log.OpenError")
     const printed = execFileSync(process.execPath, ["out/main.js"], { cwd: project, encoding: "utf8" })
     assert.strictEqual(printed.trim(), JSON.stringify([1, "hello", true]))
   })

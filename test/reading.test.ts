@@ -3,7 +3,7 @@
  * is; and from none that there is not.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Arbitrary, Effect, Stream } from "effect"
+import { Arbitrary, Data, Effect, Stream } from "effect"
 import type { Scope } from "effect"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
@@ -11,6 +11,7 @@ import { fileURLToPath } from "node:url"
 import * as Disk from "../src/Disk.ts"
 import { IoError } from "../src/Errors.ts"
 import * as Frame from "../src/Frame.ts"
+import * as Lock from "../src/Lock.ts"
 import * as Log from "../src/Log.ts"
 import * as Reader from "../src/Reader.ts"
 import { between, kinds, segmentsOf } from "./support/arbitraries.ts"
@@ -193,6 +194,49 @@ describe("reading in chunks", () => {
       for (const chunkSize of [0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY]) {
         assert.strictEqual((yield* fails({ directory, chunkSize }))._tag, "InvalidOptions")
       }
+      assert.strictEqual((yield* fails({ directory: "" }))._tag, "InvalidOptions")
+    }))
+
+  it.effect("reads on in the file that a writer has put in the place of one whose fsync had failed", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const first = yield* Effect.scoped(Effect.flatMap(Log.make({ directory }), (log) => log.append("one")))
+      const reader = yield* Reader.make({ directory })
+      assert.strictEqual((yield* reader.read(first)).txid, 1)
+      NFS.writeFileSync(`${directory}/${Lock.lockFileName}`, "1\nunsynced 1 0\nfailed\n")
+      const log = yield* Log.make({ directory })
+      const second = yield* log.append("two")
+      assert.strictEqual((yield* reader.read(second)).txid, 2)
+      assert.strictEqual((yield* reader.read(first)).txid, 1)
+      // Damage is damage, in a file that was opened anew as well.
+      yield* log.append("three")
+      const file = NFS.openSync(`${directory}/${segmentName(1)}`, "r+")
+      NFS.writeSync(file, "x", second.offset + 24)
+      NFS.closeSync(file)
+      assert.strictEqual((yield* Effect.flip(reader.read(second)))._tag, "CorruptSegment")
+    }))
+
+  it.effect("is given its batches one after another, with whatever their Effect needs or fails with", () =>
+    Effect.gen(function*() {
+      const bytes = concat(...Array.from({ length: 300 }, (_, index) => raw(index + 1, noise(index * 3, index))))
+      const reader = yield* Reader.make({ directory: yield* store({ 1: bytes }), chunkSize: 5_000 })
+      class Enough extends Data.TaggedError("Damage")<{ readonly at: number }> {}
+      let running = 0
+      let seen = 0
+      const until = (count: number) =>
+        reader.inspect((records) =>
+          Effect.gen(function*() {
+            assert.strictEqual(++running, 1)
+            yield* Effect.sleep(0)
+            for (const record of records) assert.deepStrictEqual(record.payload, noise(3 * seen, seen++))
+            running--
+            if (seen >= count) return yield* new Enough({ at: seen })
+          })
+        )
+      // One of the caller's own is no damage, whatever its name.
+      assert.isAtLeast((yield* Effect.flip(until(100)) as Effect.Effect<Enough, unknown>).at, 100)
+      seen = running = 0
+      assert.strictEqual((yield* until(301)).records_replayed, 300)
     }))
 
   const child = fileURLToPath(new URL("support/recoveryChild.mjs", import.meta.url))

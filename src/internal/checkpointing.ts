@@ -9,6 +9,7 @@ import * as Effect from "effect/Effect"
 import * as Queue from "effect/Queue"
 import type * as Scope from "effect/Scope"
 import type { DiskService } from "../Disk.ts"
+import type { Lock } from "../Lock.ts"
 import type { LogService, Segment } from "../Log.ts"
 import { save } from "./checkpoint.ts"
 import type { FrozenProjection, Projection } from "./projection.ts"
@@ -45,8 +46,7 @@ interface Due {
  * before that is applied.
  */
 export const keepCheckpoint = Effect.fnUntraced(function*(
-  disk: DiskService,
-  log: LogService,
+  { disk, lock, log }: { readonly disk: DiskService; readonly lock: Lock; readonly log: LogService },
   projection: Projection,
   options: { readonly policy: CheckpointPolicy; readonly covered: Extent }
 ): Effect.fn.Return<(first: Written) => void, never, Scope.Scope> {
@@ -69,8 +69,13 @@ export const keepCheckpoint = Effect.fnUntraced(function*(
     txid: number
   ): Effect.Effect<void> => {
     const { bytes, keydir, liveBytes, records } = state
+    const checkpoint = { covered: { segments, records, txid }, liveBytes, keydir }
     return Effect.matchEffect(
-      save(disk, log.directory, { covered: { segments, records, txid }, liveBytes, keydir }),
+      // It goes by the files' names, and would be taken for sound beside the files of another store.
+      Effect.flatMap(
+        lock.isCurrent,
+        (isCurrent) => isCurrent ? save(disk, log.directory, checkpoint) : Effect.fail("the lock file was replaced")
+      ),
       {
         onSuccess: () =>
           Effect.sync(() => {
@@ -80,17 +85,19 @@ export const keepCheckpoint = Effect.fnUntraced(function*(
       }
     )
   }
+  // A state that is not of all the bytes it is to cover would hide what is missing in it for good.
+  const writeWhole = (state: FrozenProjection, segments: ReadonlyArray<Segment>, txid: number): Effect.Effect<void> =>
+    state.bytes === segments.reduce((sum, { bytes }) => sum + bytes, 0) ? write(state, segments, txid) : Effect.void
   const writeClosed = ({ segment, state, txid }: Due) =>
-    Effect.flatMap(log.segments, (segments) => write(state, segments.filter(({ id }) => id < segment), txid))
+    Effect.flatMap(log.segments, (segments) => writeWhole(state, segments.filter(({ id }) => id < segment), txid))
   const writeAll = Effect.gen(function*() {
     const { records } = projection.counts
     yield* log.sync
     const { txid } = yield* log.end
     const segments = yield* log.segments
-    const total = segments.reduce((sum, { bytes }) => sum + bytes, 0)
     const state = projection.freeze()
     // Otherwise somebody is still writing, and the rest is not durable.
-    if (state.records === records && state.bytes === total) yield* write(state, segments, txid)
+    if (state.records === records) yield* writeWhole(state, segments, txid)
   })
   // In this order, so that at the end of the scope the fiber is stopped first.
   yield* Effect.addFinalizer(() =>

@@ -7,7 +7,8 @@ import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import * as NodePath from "node:path"
 import * as Disk from "../Disk.ts"
-import { type CorruptSegment, type IoError, type LockUnavailable, TargetRefused } from "../Errors.ts"
+import { type IoError, TargetRefused } from "../Errors.ts"
+import type { CompactError } from "../Kv.ts"
 import type { WriteError } from "../Log.ts"
 import type { Gathered } from "./gather.ts"
 import { openLog } from "./openLog.ts"
@@ -20,28 +21,43 @@ export interface Compacted {
 }
 
 /** Writes what is in `frames`, which must be in ascending order of the keys. */
-export const compact = Effect.fnUntraced(function*(
+export const compact = (
   target: string,
   frames: Effect.Effect<Gathered, never, Scope.Scope>,
   onProgress: ((keys: number) => void) | undefined
-): Effect.fn.Return<Compacted, CorruptSegment | IoError | LockUnavailable | TargetRefused> {
+): Effect.Effect<Compacted, CompactError> =>
+  Effect.withSpan(build(target, frames, onProgress), "Kv.compactTo", {
+    attributes: { target },
+    captureStackTrace: false
+  })
+
+const build = Effect.fnUntraced(function*(
+  target: string,
+  frames: Effect.Effect<Gathered, never, Scope.Scope>,
+  onProgress: ((keys: number) => void) | undefined
+): Effect.fn.Return<Compacted, CompactError> {
   const disk = yield* Disk.Disk
-  const path = NodePath.resolve(target)
-  const parent = NodePath.dirname(path)
-  yield* refuseUsed(disk, target)
-  yield* Disk.ensureDirectory(disk, parent)
+  const given = NodePath.resolve(target)
+  yield* refuseUsed(disk, given)
+  yield* Disk.ensureDirectory(disk, NodePath.dirname(given))
+  // Where that is now, whatever becomes of the links in it.
+  const parent = yield* disk.realPath(NodePath.dirname(given))
   yield* Disk.syncAncestors(disk, parent)
+  const path = NodePath.join(parent, NodePath.basename(given))
   const building = NodePath.join(parent, temporaryName(path))
   let renamed = false
   return yield* Effect.gen(function*() {
     const compacted = yield* Effect.scoped(write(building, frames, onProgress))
     // The kernel refuses to rename over a directory that has been filled in the meantime.
-    yield* Effect.catch(
+    const rename = Effect.catch(
       disk.rename(building, path),
-      (error) => Effect.flatMap(refuseUsed(disk, target), () => Effect.fail(error))
+      (error) => Effect.flatMap(refuseUsed(disk, path), () => Effect.fail(error))
     )
-    renamed = true
-    yield* disk.syncDirectory(parent)
+    // An interruption must not come between the rename and the knowledge of it.
+    yield* Effect.uninterruptible(Effect.flatMap(rename, () => {
+      renamed = true
+      return disk.syncDirectory(parent)
+    }))
     return compacted
   }).pipe(
     Effect.onError(() => Effect.ignore(renamed ? takeBack(disk, path, building, parent) : disk.removeTree(building)))
@@ -94,9 +110,16 @@ const write = Effect.fnUntraced(function*(
 const sound = <A>(write: Effect.Effect<A, WriteError>): Effect.Effect<A, IoError> =>
   Effect.catchTag(write, ["LimitExceeded", "WriterPoisoned"], Effect.die)
 
-const refuseUsed = (disk: Disk.DiskService, target: string): Effect.Effect<void, IoError | TargetRefused> =>
+const refuseUsed = (
+  disk: Disk.DiskService,
+  target: string
+): Effect.Effect<void, IoError | TargetRefused> =>
   disk.list(target).pipe(
-    Effect.catch((error) => error.code === "ENOENT" ? Effect.succeed([]) : Effect.fail(error)),
+    Effect.catch((error) =>
+      error.code === "ENOENT"
+        ? Effect.succeed([])
+        : Effect.fail(error.code === "ENOTDIR" ? new TargetRefused({ target, found: "a file" }) : error)
+    ),
     Effect.flatMap(([first]) =>
       first === undefined ? Effect.void : Effect.fail(new TargetRefused({ target, found: first.name }))
     )

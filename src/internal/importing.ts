@@ -38,10 +38,10 @@ export class Import {
   /** Stores the lines that end in the chunks. */
   readonly feed = Effect.fnUntraced(function*(
     this: Import,
-    chunks: ReadonlyArray<Uint8Array>
+    chunks: ReadonlyArray<Uint8Array | string>
   ): Effect.fn.Return<void, InvalidLine | WriteError> {
     for (const chunk of chunks) {
-      this.#lines.feed(chunk)
+      this.#lines.feed(typeof chunk === "string" ? Buffer.from(chunk) : chunk)
       yield* this.#add
     }
     yield* this.#flush
@@ -91,8 +91,9 @@ export class Import {
   readonly #flush: Effect.Effect<void, WriteError> = Effect.suspend(() => {
     const frames = this.#frames
     return frames.to === 0 ? Effect.void : this.#writing(this.#parts.putFrames(frames), () => {
-      this.#stored(frames.to, frames.length)
+      const { length, to } = frames
       frames.clear()
+      this.#stored(to, length)
     })
   })
 

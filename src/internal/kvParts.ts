@@ -15,7 +15,7 @@ import type { Gathered } from "./gather.ts"
 export interface ReadParts {
   /** The disk it was opened over, which every later operation uses too. */
   readonly disk: Disk.DiskService
-  /** What is live now, in ascending order of the keys' bytes, checked: the next of it at each run of what this gives. */
+  /** What is live now, in ascending order of the keys' bytes, checked. */
   readonly frames: Effect.Effect<Gathered, never, Scope.Scope>
 }
 

@@ -11,8 +11,9 @@ import type { IoError } from "../Errors.ts"
 import type { LogService, RecordInput, WriteError } from "../Log.ts"
 import type { Position } from "../Recovery.ts"
 import { pairsOf, type PutFrames } from "./frames.ts"
+import type { Observer } from "./observers.ts"
 import type { SegmentReads } from "./segmentFiles.ts"
-import type { Observer, RecordRef } from "./writer.ts"
+import type { RecordRef } from "./writer.ts"
 
 export interface LogParts {
   /** The disk it was opened over, which every later operation uses too. */

@@ -244,6 +244,7 @@ export const nodeDisk: DiskService = {
   open,
   openLock,
   makeDirectory,
+  realPath: (path) => pooled<string>("resolve", path, (done) => NFS.realpath.native(path, done)),
   syncDirectory,
   list,
   identity,

@@ -152,24 +152,25 @@ const open = Effect.fnUntraced(function*(
   let projection = new Projection()
   let covered = { records: 0, bytes: 0 }
   const resume: Log.Resume = {
-    from: Effect.map(loadCheckpoint(disk, options.directory), (checkpoint) => {
-      if (checkpoint !== undefined) projection = projectionOf(checkpoint)
-      covered = projection.counts
-      return checkpoint?.covered
-    }),
+    from: (directory) =>
+      Effect.map(loadCheckpoint(disk, directory), (checkpoint) => {
+        if (checkpoint !== undefined) projection = projectionOf(checkpoint)
+        covered = projection.counts
+        return checkpoint?.covered
+      }),
     forget: () => {
       projection = new Projection()
       covered = projection.counts
     }
   }
-  const { log, parts } = yield* openLog(
+  const { lock, log, parts } = yield* openLog(
     { ...logOptions, replay: undefined, resume: policy === "never" ? undefined : resume },
     (frames) => projection.fold(frames)
   )
   // Before the checkpoint, so that the index follows the log until the last one has been written.
   let before = (_: Written): void => {}
   yield* follow(parts, projection, (first) => before(first))
-  before = yield* keepCheckpoint(disk, log, projection, { policy, covered })
+  before = yield* keepCheckpoint({ disk, lock, log }, projection, { policy, covered })
   return makeWrite(log, parts, projection)
 })
 

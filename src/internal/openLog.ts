@@ -10,6 +10,7 @@ import type * as Frame from "../Frame.ts"
 import * as Lock from "../Lock.ts"
 import type { Appended, LogService, OpenError, Options, RecordInput } from "../Log.ts"
 import * as Recovery from "../Recovery.ts"
+import { closedError } from "./closed.ts"
 import { closeOnFailure } from "./closeOnFailure.ts"
 import { type Damage, isDamage } from "./damage.ts"
 import { entriesOf, toEntry } from "./entries.ts"
@@ -18,13 +19,14 @@ import { type LogParts, registerLog } from "./logParts.ts"
 import { logOptionsError } from "./options.ts"
 import { framesFrom, invalidPosition, readRef } from "./reading.ts"
 import { recover } from "./repair.ts"
-import { closedError, SegmentFiles } from "./segmentFiles.ts"
+import { SegmentFiles } from "./segmentFiles.ts"
 import { type RecordRef, Writer } from "./writer.ts"
 
 export const segment_bytes_default = 67_108_864
 
 export interface OpenLog {
   readonly log: LogService
+  readonly lock: Lock.Lock
   readonly parts: LogParts
 }
 
@@ -32,7 +34,11 @@ export interface OpenLog {
 export const openLog = (
   options: Options,
   fold?: (frames: Frames) => void
-): Effect.Effect<OpenLog, OpenError, Scope.Scope> => closeOnFailure(open(options, fold ?? foldOf(options)))
+): Effect.Effect<OpenLog, OpenError, Scope.Scope> =>
+  Effect.withSpan(closeOnFailure(open(options, fold ?? foldOf(options))), "Log.open", {
+    attributes: { directory: options.directory },
+    captureStackTrace: false
+  })
 
 const open = Effect.fnUntraced(function*(
   options: Options,
@@ -40,10 +46,12 @@ const open = Effect.fnUntraced(function*(
 ): Effect.fn.Return<OpenLog, OpenError, Scope.Scope> {
   const invalid = logOptionsError(options)
   if (invalid !== undefined) return yield* invalid
-  const { directory, durability = "manual" } = options
+  const { durability = "manual" } = options
   const chunkSize = options.chunkSize ?? Recovery.chunk_bytes_default
   const disk = yield* Disk.Disk
-  const lock = yield* Lock.acquire(directory, { wait: options.waitForLock })
+  const lock = yield* Lock.acquire(options.directory, { wait: options.waitForLock })
+  // From here on it is this directory, wherever the process goes and links lead.
+  const { directory } = lock
   const policy = options.policy ?? "repair"
   const { report, segments } = yield* recover(disk, directory, {
     lock,
@@ -53,6 +61,7 @@ const open = Effect.fnUntraced(function*(
     // The other policies are there for damage: whoever asks for them wants everything looked at.
     resume: policy === "repair" ? options.resume : undefined
   })
+  yield* logCut(directory, report)
   const files = new SegmentFiles(disk, directory)
   yield* Effect.addFinalizer(() => files.closeAll)
   const activeId = segments.at(-1)?.id ?? 1
@@ -67,7 +76,7 @@ const open = Effect.fnUntraced(function*(
     segments,
     txid: report.last_txid_seen,
     segmentSize: options.segmentSize ?? segment_bytes_default,
-    noteUnsynced: lock.noteUnsynced
+    lock
   })
   yield* Effect.addFinalizer(() => writer.close)
   if (durability !== "manual" && durability !== "always") {
@@ -76,8 +85,19 @@ const open = Effect.fnUntraced(function*(
   const parts = makeParts(disk, files, writer, durability === "always")
   const log = makeService({ directory, chunkSize, report, files, writer, parts })
   registerLog(log, parts)
-  return { log, parts }
+  return { log, parts, lock }
 })
+
+// Somebody may miss it, and not every program looks at the report.
+const logCut = (directory: string, report: Recovery.RecoveryReport): Effect.Effect<void> => {
+  const { tail_bytes_discarded: bytes, tail_offset: offset, tail_segment: segment, tail_truncated, torn_file } = report
+  if (tail_truncated === 0) return Effect.void
+  const copy = torn_file === undefined ? "they were all zeros" : `a copy is in ${torn_file}`
+  return Effect.annotateLogs(
+    Effect.logWarning(`a torn tail of ${bytes} bytes was cut off segment ${segment} at offset ${offset}; ${copy}`),
+    { module: "effect-datawal", directory }
+  )
+}
 
 const foldOf = ({ replay }: Options): ((frames: Frames) => void) | undefined =>
   replay === undefined ? undefined : (frames) => replay(recordsOf(frames))
@@ -100,10 +120,10 @@ const makeParts = (disk: Disk.DiskService, files: SegmentFiles, writer: Writer, 
   observe: (observer) =>
     Effect.acquireRelease(
       Effect.sync(() => {
-        writer.observe(observer)
+        writer.observers.add(observer)
         return { segment: writer.end.segment, offset: writer.end.offset }
       }),
-      () => Effect.sync(() => writer.unobserve(observer))
+      () => Effect.sync(() => writer.observers.remove(observer))
     )
 })
 

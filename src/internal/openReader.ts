@@ -28,9 +28,11 @@ export const openReader = Effect.fnUntraced(function*(
 ): Effect.fn.Return<OpenReader, IoError | InvalidOptions, Scope.Scope> {
   const invalid = readerOptionsError(options)
   if (invalid !== undefined) return yield* invalid
-  const { chunkSize = Recovery.chunk_bytes_default, directory } = options
+  const { chunkSize = Recovery.chunk_bytes_default } = options
   const disk = yield* Disk.Disk
-  yield* Recovery.listSegments(directory)
+  yield* Recovery.listSegments(options.directory)
+  // From here on it is this directory, wherever the process goes and links lead.
+  const directory = yield* disk.realPath(options.directory)
   const files = new SegmentFiles(disk, directory)
   yield* Effect.addFinalizer(() => files.closeAll)
   const onDisk = Effect.provideService(Disk.Disk, disk)

@@ -18,8 +18,8 @@ export const readerOptionsError = ({ chunkSize, directory }: Reader.Options): In
   directory === "" ? refuse("directory is empty") : wholeBytesError("chunkSize", chunkSize)
 
 export const logOptionsError = (options: Log.Options): InvalidOptions | undefined => {
-  const { durability, policy, segmentSize, waitForLock } = options
-  const invalid = wholeBytesError("segmentSize", segmentSize) ?? readerOptionsError(options) ?? waitError(waitForLock)
+  const { durability, policy, segmentSize } = options
+  const invalid = wholeBytesError("segmentSize", segmentSize) ?? readerOptionsError(options)
   if (invalid !== undefined) return invalid
   if (policy !== undefined && policy !== "repair" && policy !== "strict" && policy !== "prefix") {
     return refuse(`policy is repair, strict or prefix, not ${String(policy)}`)
@@ -32,12 +32,15 @@ export const logOptionsError = (options: Log.Options): InvalidOptions | undefine
     : refuse("durability is manual, always or an interval above 0")
 }
 
+/** Of `waitForLock`, which `Lock.acquire` takes as well. */
 export const waitError = (wait: Wait | undefined): InvalidOptions | undefined => {
   if (wait === undefined || Schedule.isSchedule(wait)) return undefined
   const limit = Duration.fromInput(wait)
-  return limit._tag === "Some" && !Duration.isNegative(limit.value)
+  // A number that is none would count as zero.
+  const isNumber = typeof wait !== "number" || wait >= 0
+  return isNumber && limit._tag === "Some" && !Duration.isNegative(limit.value)
     ? undefined
-    : refuse("waitForLock is a time limit of 0 or above, or a schedule")
+    : refuse("the wait for the lock is a time limit of 0 or above, or a schedule")
 }
 
 export const kvOptionsError = (options: Kv.Options): InvalidOptions | undefined => {

@@ -12,6 +12,7 @@ import * as NodePath from "node:path"
 import * as Disk from "../Disk.ts"
 import { type CorruptSegment, type CorruptTail, IoError } from "../Errors.ts"
 import type { Lock, Unsynced } from "../Lock.ts"
+import type { Resume } from "../Log.ts"
 import * as Recovery from "../Recovery.ts"
 import { type Damage, isZeros } from "./damage.ts"
 import type { Frames } from "./frames.ts"
@@ -25,11 +26,6 @@ export interface Covered {
   readonly segments: ReadonlyArray<{ readonly id: number; readonly bytes: number }>
   readonly records: number
   readonly txid: number
-}
-
-interface Resume {
-  readonly from: Effect.Effect<Covered | undefined>
-  readonly forget: () => void
 }
 
 interface Options {
@@ -89,7 +85,7 @@ const readRecords = Effect.fnUntraced(function*(
   ids: ReadonlyArray<number>,
   { chunkSize, fold, resume }: Pick<Options, "chunkSize" | "fold" | "resume">
 ): Effect.fn.Return<Read, IoError> {
-  const covered = resume === undefined ? undefined : yield* resume.from
+  const covered = resume === undefined ? undefined : yield* resume.from(directory)
   const last = covered === undefined ? undefined : yield* endOf(directory, covered, ids)
   const readFrom = (covered: Covered | undefined, from: Recovery.Position | undefined) => {
     const counted = { records: covered?.records ?? 0, txid: covered?.txid ?? 0 }

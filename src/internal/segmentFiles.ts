@@ -7,10 +7,11 @@ import * as Effect from "effect/Effect"
 import * as Semaphore from "effect/Semaphore"
 import type { DiskFile, DiskService } from "../Disk.ts"
 import * as Disk from "../Disk.ts"
-import { CorruptSegment, IoError } from "../Errors.ts"
+import { CorruptSegment, type IoError } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
 import { segmentPath } from "../Recovery.ts"
 import { sharedBytes } from "./bytes.ts"
+import { closedError } from "./closed.ts"
 
 /** Far below the usual limit of 1,024 descriptors a process. */
 export const open_max = 64
@@ -80,9 +81,30 @@ export class SegmentFiles implements SegmentReads {
    * Reads the frame at a place and checks that it is whole: its header, its length and its checksum.
    */
   readonly read = (place: Place): Effect.Effect<Frame.LogRecord, IoError | CorruptSegment> =>
-    Effect.suspend(() =>
-      this.#disk.isTurnOver() ? Effect.andThen(Effect.yieldNow, this.#readInTurn(place)) : this.#readInTurn(place)
-    )
+    Effect.suspend(() => {
+      const entry = this.#open.get(place.segment)
+      const read = this.#disk.isTurnOver()
+        ? Effect.andThen(Effect.yieldNow, this.#readInTurn(place))
+        : this.#readInTurn(place)
+      return entry === undefined ?
+        read :
+        Effect.catchTag(read, "CorruptSegment", (error) =>
+          Effect.flatMap(
+            this.#forget(place.segment, entry),
+            (wasOld) => wasOld ? this.#readInTurn(place) : Effect.fail(error)
+          ))
+    })
+
+  /**
+   * Closes a file that was kept open, so that the next read opens what has its name: a writer that found that an fsync
+   * had failed has put a copy in its place. Not the file that this writer appends to.
+   */
+  readonly #forget = (segment: number, entry: Entry): Effect.Effect<boolean> =>
+    Effect.uninterruptible(Effect.suspend(() => {
+      if (this.#open.get(segment) !== entry || entry.pins > 0) return Effect.succeed(false)
+      this.#open.delete(segment)
+      return Effect.as(entry.file.close, true)
+    }))
 
   readonly #readInTurn = (place: Place): Effect.Effect<Frame.LogRecord, IoError | CorruptSegment> =>
     Effect.suspend(() => {
@@ -219,7 +241,3 @@ export class SegmentFiles implements SegmentReads {
     return closing.length === 0 ? Effect.void : Effect.forEach(closing, (file) => file.close, { discard: true })
   }
 }
-
-/** What a store answers after its scope has closed. */
-export const closedError = (operation: string, path: string): IoError =>
-  new IoError({ operation, path, code: "EBADF", cause: undefined })

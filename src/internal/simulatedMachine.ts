@@ -3,6 +3,7 @@
  * stops. The fault model is in the header of `testing.ts`, what is kept of the bytes in `simulatedState.ts`.
  */
 import * as Effect from "effect/Effect"
+import * as NodePath from "node:path"
 import type { DiskFile, DiskService, LockFile, OpenMode } from "../Disk.ts"
 import { IoError } from "../Errors.ts"
 import type { Fault, Kind, Operation } from "../testing.ts"
@@ -212,6 +213,12 @@ export class Machine {
             )
         }),
       rename: (from, to) => this.#pooled("rename", from, () => Files.rename(state, from, to), { detail: `to ${to}` }),
+      // There are no links here.
+      realPath: (path) =>
+        this.#pooled("list", path, () => {
+          const node = Files.find(state, path)
+          return isRefused(node) ? node : NodePath.resolve(path)
+        }, { detail: "realPath" }),
       identity: (path) =>
         this.#pooled("size", path, () => {
           const node = Files.find(state, path)

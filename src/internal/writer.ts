@@ -15,28 +15,21 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Semaphore from "effect/Semaphore"
 import * as Disk from "../Disk.ts"
-import { type IoError, LimitExceeded, WriterPoisoned } from "../Errors.ts"
+import { IoError, LimitExceeded, WriterPoisoned } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
-import type { Unsynced } from "../Lock.ts"
+import type { Lock } from "../Lock.ts"
 import { type Position, segment_max, segmentPath } from "../Recovery.ts"
 import { roomFor } from "./bytes.ts"
+import { closedError } from "./closed.ts"
 import type { Frames, PutFrames } from "./frames.ts"
-import { closedError, type SegmentFiles } from "./segmentFiles.ts"
+import { Observers } from "./observers.ts"
+import type { SegmentFiles } from "./segmentFiles.ts"
 
 /** A record to write, its strings already bytes. */
 export interface Entry {
   readonly type: Frame.RecordType
   readonly key: Uint8Array
   readonly payload: Uint8Array
-}
-
-/**
- * Called in the order of the file, in the step that wrote: with a record, or with many at once. It must not throw, and
- * must copy what it keeps.
- */
-export interface Observer {
-  readonly record: (entry: Entry, ref: RecordRef) => void
-  readonly frames: (frames: Frames) => void
 }
 
 /** Where a record was written. */
@@ -58,8 +51,7 @@ export interface Start {
   readonly segments: ReadonlyArray<{ readonly id: number; readonly bytes: number }>
   readonly txid: number
   readonly segmentSize: number
-  /** Notes for the next writer from where on durability is open, or that it is not. */
-  readonly noteUnsynced: (from: Unsynced | undefined) => Effect.Effect<void, IoError>
+  readonly lock: Pick<Lock, "noteUnsynced" | "isCurrent">
 }
 
 // Of a batch, in one step. After a snapshot each record may have the index copy 64 KiB: milliseconds' worth.
@@ -70,8 +62,8 @@ const noted_bytes_max = 1_048_576
 
 export class Writer {
   readonly #start: Start
+  readonly observers = new Observers()
   readonly #gate = Semaphore.makeUnsafe(1)
-  #observers: ReadonlyArray<Observer> = []
   readonly #closedSegments: Map<number, number>
   /** Where frames are made that are written in one blocking write: as large as those were so far. */
   #buffer = new Uint8Array(0)
@@ -134,15 +126,6 @@ export class Writer {
     return this.#syncedSegment === this.#segment && this.#syncedOffset === this.#offset
   }
 
-  observe(observer: Observer): void {
-    this.#observers = [...this.#observers, observer]
-  }
-
-  unobserve(observer: Observer): void {
-    const at = this.#observers.indexOf(observer)
-    this.#observers = this.#observers.filter((_, index) => index !== at)
-  }
-
   /** Appends in this very step, or says why not, or that it has to wait: `undefined`. */
   appendNow(entry: Entry): Exit.Exit<RecordRef, WriteError> | undefined {
     if (this.#refusal !== undefined) return Exit.fail(this.#refusal)
@@ -150,7 +133,9 @@ export class Writer {
     if (refused !== undefined) return Exit.fail(refused)
     const length = lengthOf(entry)
     const mayBlock = length <= Disk.blocking_bytes_max && !this.#start.disk.isTurnOver()
-    return this.#busy || !mayBlock || !this.#hasRoom(length) ? undefined : this.#writeSmall(entry, length)
+    return this.#busy || this.observers.isTelling || !mayBlock || !this.#hasRoom(length)
+      ? undefined
+      : this.#writeSmall(entry, length)
   }
 
   /** For a suspended effect to call: appends in that very step where it can. */
@@ -195,7 +180,8 @@ export class Writer {
         if (refused !== undefined) return Effect.fail(refused)
         total += lengthOf(entry)
       }
-      if (this.#busy || !this.#fitsPiece(total, entries.length) || this.#start.disk.isTurnOver(entries.length)) {
+      const mayBlock = this.#fitsPiece(total, entries.length) && !this.#start.disk.isTurnOver(entries.length)
+      if (this.#busy || this.observers.isTelling || !mayBlock) {
         return this.#exclusively(Effect.andThen(this.#letOthersRun(0), this.#appendAllHeld(entries)))
       }
       const refs: Array<RecordRef> = []
@@ -307,7 +293,7 @@ export class Writer {
     const last = this.#txid + count
     this.#offset = base + end - start
     this.#txid = last
-    if (this.#observers.length === 0) return undefined
+    if (this.observers.isEmpty) return undefined
     const frames: Frames = {
       segment: this.#segment,
       base,
@@ -318,7 +304,7 @@ export class Writer {
       highest: last,
       last
     }
-    for (const observer of this.#observers) observer.frames(frames)
+    this.observers.frames(frames)
     return undefined
   }
 
@@ -338,7 +324,7 @@ export class Writer {
   #written(entry: Entry, len: number): RecordRef {
     const ref = { segment: this.#segment, offset: this.#offset, len, txid: ++this.#txid }
     this.#offset += len
-    for (const observer of this.#observers) observer.record(entry, ref)
+    this.observers.record(entry, ref)
     return ref
   }
 
@@ -420,14 +406,14 @@ export class Writer {
     const noted = this.#noted
     return noted?.segment === from.segment && from.offset - noted.offset <= noted_bytes_max
       ? Effect.void
-      : Effect.map(this.#start.noteUnsynced(from), () => {
+      : Effect.map(this.#start.lock.noteUnsynced(from), () => {
         this.#noted = from
       })
   }
 
   #noteFailed(from: Position): Effect.Effect<void> {
     return Effect.catch(
-      this.#start.noteUnsynced({ ...from, failed: true }),
+      this.#start.lock.noteUnsynced({ ...from, failed: true }),
       (error) => Effect.logWarning("the failed sync could not be noted for the next writer", error)
     )
   }
@@ -438,7 +424,7 @@ export class Writer {
   )
 
   readonly #rotateHeld: Effect.Effect<void, WriteError> = Effect.suspend((): Effect.Effect<void, WriteError> => {
-    const { directory, disk, files } = this.#start
+    const { directory, disk, files, lock } = this.#start
     const id = this.#segment + 1
     if (id > segment_max) {
       return Effect.fail(new LimitExceeded({ limit: "segment", actual: id, maximum: segment_max }))
@@ -447,8 +433,13 @@ export class Writer {
       disk.open(segmentPath(directory, id), "create"),
       (file) => Effect.onError(disk.syncDirectory(directory), () => file.close)
     )
+    // The new segment is found by its name: it must come into the directory whose lock this is.
+    const owned = Effect.flatMap(lock.isCurrent, (isCurrent) =>
+      isCurrent ? create : Effect.fail(
+        new IoError({ operation: "rotate", path: directory, code: "ESTALE", cause: "its lock file was replaced" })
+      ))
     // Nothing is written behind a segment until it is durable, so only the active one ever needs a sync.
-    return Effect.flatMap(Effect.andThen(this.sync, this.#guard(create)), (file) => {
+    return Effect.flatMap(Effect.andThen(this.sync, this.#guard(owned)), (file) => {
       this.#closedSegments.set(this.#segment, this.#offset)
       this.#file = file
       this.#segment = this.#syncedSegment = id
@@ -465,7 +456,7 @@ export class Writer {
         yield* Effect.catch(this.sync, (error) => Effect.logWarning("the last records may not be durable", error))
       }
       if (this.#refusal === undefined && this.#noted !== undefined) {
-        yield* Effect.ignore(this.#start.noteUnsynced(undefined))
+        yield* Effect.ignore(this.#start.lock.noteUnsynced(undefined))
       }
       this.#refusal = closedError("write", this.#start.directory)
       if (this.#committing !== undefined) yield* Deferred.await(this.#committing)
@@ -473,7 +464,8 @@ export class Writer {
   )
 
   #exclusively<A>(effect: Effect.Effect<A, WriteError>): Effect.Effect<A, WriteError> {
-    return this.#gate.withPermit(Effect.uninterruptible(Effect.suspend(() => {
+    const told = Effect.suspend(() => this.observers.isTelling ? Effect.yieldNow : Effect.void)
+    const held = this.#gate.withPermit(Effect.uninterruptible(Effect.suspend(() => {
       if (this.#refusal !== undefined) return Effect.fail(this.#refusal)
       this.#busy = true
       return Effect.ensuring(
@@ -483,6 +475,7 @@ export class Writer {
         })
       )
     })))
+    return Effect.andThen(told, held)
   }
 
   #guard<A>(effect: Effect.Effect<A, IoError>): Effect.Effect<A, IoError> {

@@ -10,7 +10,7 @@
  * It also keeps the books that no store can keep itself: descriptors opened and not closed, uses of a closed one, one closed
  * while a call on it runs, and an fsync repeated on a descriptor whose fsync has failed.
  */
-import { Effect, Latch } from "effect"
+import { Effect, Latch, References } from "effect"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import * as Disk from "../../src/Disk.ts"
@@ -36,6 +36,7 @@ export type Kind =
   | "overwrite"
   | "size"
   | "identity"
+  | "realPath"
   | "truncate"
   | "sync"
   | "tryLock"
@@ -64,6 +65,7 @@ const operations: { readonly [K in Kind]: string } = {
   overwrite: "write",
   size: "stat",
   identity: "stat",
+  realPath: "resolve",
   truncate: "truncate",
   sync: "sync",
   tryLock: "flock",
@@ -346,6 +348,7 @@ export class FaultyDisk {
       syncDirectory: (path) => this.#effect("syncDirectory", path, nodeDisk.syncDirectory(path)),
       list: (path) => this.#effect("list", path, nodeDisk.list(path)),
       rename: (from, to) => this.#effect("rename", from, nodeDisk.rename(from, to)),
+      realPath: (path) => this.#effect("realPath", path, nodeDisk.realPath(path)),
       identity: (path) => this.#effect("identity", path, nodeDisk.identity(path)),
       remove: (path) => this.#effect("remove", path, nodeDisk.remove(path)),
       removeTree: (path) => this.#effect("removeTree", path, nodeDisk.removeTree(path)),
@@ -357,7 +360,7 @@ export class FaultyDisk {
 
 /** Runs over that disk, and over it alone. */
 export const over = (disk: FaultyDisk) => <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
-  Effect.provideService(effect, Disk.Disk, disk.service)
+  Effect.provideService(Effect.provideService(effect, Disk.Disk, disk.service), References.CurrentLoggers, new Set())
 
 /** Every file below a directory, by its path in it, as hexadecimal; directories end in a slash. */
 export const tree = (directory: string): { readonly [path: string]: string } => {

@@ -260,6 +260,7 @@ export class FuzzDisk {
           this.#names.set(target, node)
           return undefined
         }),
+      realPath: (path: string) => this.#pooled("resolve", path, () => path),
       identity: (path: string) =>
         this.#pooled("stat", path, () => {
           const node = this.#follow(this.#nameOf(path) ?? "")

@@ -1,0 +1,138 @@
+/** A store stays the directory it was opened in, whatever becomes of the process's own directory and of links. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, References, Stream } from "effect"
+import * as NFS from "node:fs"
+import * as NodePath from "node:path"
+import * as Export from "../src/Export.ts"
+import * as Kv from "../src/Kv.ts"
+import * as Log from "../src/Log.ts"
+import * as Reader from "../src/Reader.ts"
+import { text } from "./support/faultyDisk.ts"
+import { temporaryDirectory } from "./support/stores.ts"
+
+/** Relative names then mean something else; back at the end of the scope. */
+const workIn = (directory: string) =>
+  Effect.acquireRelease(
+    Effect.sync(() => {
+      const before = process.cwd()
+      process.chdir(directory)
+      return before
+    }),
+    (before) => Effect.sync(() => process.chdir(before))
+  )
+
+const small = { segmentSize: 100, checkpoint: "always" } as const
+const long = (value: string): string => value.padEnd(60, "-")
+
+const valuesIn = (directory: string, keys: ReadonlyArray<string>) =>
+  Effect.scoped(
+    Effect.flatMap(Kv.make({ directory }), (kv) =>
+      Effect.map(kv.getMany(keys), (values) => values.map((value) => text(value))))
+  )
+
+const twoPlaces = Effect.gen(function*() {
+  const root = yield* temporaryDirectory
+  const [a, b] = [NodePath.join(root, "a"), NodePath.join(root, "b")]
+  NFS.mkdirSync(a)
+  NFS.mkdirSync(b)
+  return { root, a, b }
+})
+
+const withoutLogs = Effect.provideService(References.CurrentLoggers, new Set())
+
+describe("a store that was opened by a relative name", () => {
+  it.effect("goes on in its own directory when the process goes to another one that has such a store, too", () =>
+    Effect.gen(function*() {
+      const { a, b } = yield* twoPlaces
+      yield* workIn(b)
+      yield* Effect.scoped(Effect.flatMap(Kv.make({ directory: "store", ...small }), (kv) => kv.put("k", "other")))
+      const other = NFS.readdirSync("store").sort()
+      process.chdir(a)
+      yield* Effect.scoped(Effect.gen(function*() {
+        const kv = yield* Kv.make({ directory: "store", ...small })
+        assert.strictEqual(kv.directory, NodePath.join(a, "store"))
+        yield* kv.put("first", long("1"))
+        process.chdir(b)
+        for (let at = 0; at < 5; at++) yield* kv.put(`later ${at}`, long("2"))
+        yield* kv.sync
+        assert.strictEqual(text(yield* kv.get("first")), long("1"))
+        const log = yield* Reader.make({ directory: kv.directory })
+        assert.strictEqual(yield* Stream.runCount(log.stream), 6)
+      }))
+      assert.deepStrictEqual(NFS.readdirSync(NodePath.join(b, "store")).sort(), other)
+      assert.deepStrictEqual(yield* valuesIn(NodePath.join(b, "store"), ["k", "first"]), ["other", undefined])
+      assert.deepStrictEqual(yield* valuesIn(NodePath.join(a, "store"), ["k", "first", "later 4"]), [
+        undefined,
+        long("1"),
+        long("2")
+      ])
+    }))
+
+  it.effect("is read where it was opened, by readers as well, and so are the targets written from it", () =>
+    Effect.gen(function*() {
+      const { a, b } = yield* twoPlaces
+      yield* workIn(a)
+      yield* Effect.scoped(Effect.gen(function*() {
+        const kv = yield* Kv.make({ directory: "store", ...small })
+        for (let at = 0; at < 5; at++) yield* kv.put(`${at}`, long("1"))
+      }))
+      const log = yield* Log.make({ directory: "store" })
+      const reader = yield* Reader.make({ directory: "store" })
+      const kv = yield* Kv.makeReader({ directory: "store" })
+      process.chdir(b)
+      for (const stream of [log.stream, reader.stream]) assert.strictEqual(yield* Stream.runCount(stream), 5)
+      assert.strictEqual(text(yield* kv.get("0")), long("1"))
+      process.chdir(a)
+      yield* Export.toFile(kv, "out.jsonl", { onProgress: () => process.chdir(b) })
+      process.chdir(a)
+      yield* kv.compactTo("target", { onProgress: () => process.chdir(b) })
+      assert.deepStrictEqual(NFS.readdirSync(b), [])
+      assert.deepStrictEqual(NFS.readdirSync(a).sort(), ["out.jsonl", "store", "target"])
+    }))
+})
+
+describe("a store that was opened through a symbolic link", () => {
+  it.effect("goes on where it is when the link is turned to another, and two writers do not meet there", () =>
+    Effect.gen(function*() {
+      const { a, b, root } = yield* twoPlaces
+      const link = NodePath.join(root, "current")
+      NFS.symlinkSync("a", link)
+      yield* Effect.scoped(Effect.gen(function*() {
+        const first = yield* Kv.make({ directory: link, ...small })
+        yield* first.put("a1", long("1"))
+        NFS.unlinkSync(link)
+        NFS.symlinkSync("b", link)
+        const second = yield* Kv.make({ directory: link, ...small })
+        yield* second.put("b1", long("1"))
+        yield* first.put("a2", long("2"))
+        yield* second.put("b2", long("2"))
+      }))
+      const keys = ["a1", "a2", "b1", "b2"]
+      assert.deepStrictEqual(yield* valuesIn(a, keys), [long("1"), long("2"), undefined, undefined])
+      assert.deepStrictEqual(yield* valuesIn(b, keys), [undefined, undefined, long("1"), long("2")])
+    }))
+})
+
+describe("a store whose directory is replaced under its writer", () => {
+  it.effect("is not gone on with in the one that has its name now, and saves no checkpoint there", () =>
+    withoutLogs(Effect.gen(function*() {
+      const { a, b, root } = yield* twoPlaces
+      yield* Effect.scoped(Effect.flatMap(Kv.make({ directory: b, ...small }), (kv) => kv.put("k", "other")))
+      const moved = NodePath.join(root, "moved")
+      const other = new Map(NFS.readdirSync(b).map((name) => [name, NFS.readFileSync(NodePath.join(b, name), "hex")]))
+      yield* Effect.scoped(Effect.gen(function*() {
+        const kv = yield* Kv.make({ directory: a, ...small })
+        yield* kv.put("a1", long("1"))
+        NFS.renameSync(a, moved)
+        NFS.renameSync(b, a)
+        // What goes into the open segment is safe; a new one would be found by its name.
+        const refused = yield* Effect.flip(kv.put("a2", long("2")))
+        assert.deepInclude(refused, { _tag: "IoError", operation: "rotate", code: "ESTALE" })
+        assert.deepInclude(yield* Effect.flip(kv.put("a3", "3")), { _tag: "WriterPoisoned", code: "ESTALE" })
+      }))
+      for (const [name, bytes] of other) assert.strictEqual(NFS.readFileSync(NodePath.join(a, name), "hex"), bytes)
+      assert.deepStrictEqual(NFS.readdirSync(a).sort(), [...other.keys()].sort())
+      assert.deepStrictEqual(yield* valuesIn(moved, ["a1", "a2"]), [long("1"), undefined])
+      assert.deepStrictEqual(yield* valuesIn(a, ["k"]), ["other"])
+    })))
+})
