@@ -114,7 +114,24 @@ describe("a store that was opened through a symbolic link", () => {
 })
 
 describe("a store whose directory is replaced under its writer", () => {
-  it.effect("is not gone on with in the one that has its name now, and saves no checkpoint there", () =>
+  it.effect("gets no checkpoint there when it is closed: the files there are another store's", () =>
+    withoutLogs(Effect.gen(function*() {
+      const { a, b, root } = yield* twoPlaces
+      const opened = { checkpoint: "always" } as const
+      yield* Effect.scoped(Effect.flatMap(Kv.make({ directory: b }), (kv) => kv.put("k", "other")))
+      yield* Effect.scoped(Effect.gen(function*() {
+        const kv = yield* Kv.make({ directory: a, ...opened })
+        yield* kv.put("a1", "1")
+        NFS.renameSync(a, NodePath.join(root, "moved"))
+        NFS.renameSync(b, a)
+        yield* kv.put("a2", "2")
+      }))
+      assert.deepStrictEqual(NFS.readdirSync(a).sort(), [".lock", "00000001.dwal"])
+      assert.deepStrictEqual(yield* valuesIn(NodePath.join(root, "moved"), ["a1", "a2"]), ["1", "2"])
+      assert.deepStrictEqual(yield* valuesIn(a, ["k", "a1"]), ["other", undefined])
+    })))
+
+  it.effect("is not gone on with in the one that has its name now", () =>
     withoutLogs(Effect.gen(function*() {
       const { a, b, root } = yield* twoPlaces
       yield* Effect.scoped(Effect.flatMap(Kv.make({ directory: b, ...small }), (kv) => kv.put("k", "other")))

@@ -15,6 +15,7 @@ const failures = "test/failures.test.ts"
 const fsync = "test/fsync.test.ts"
 const gather = "test/gather.test.ts"
 const log = "test/Log.test.ts"
+const places = "test/places.test.ts"
 const recovery = "test/Recovery.test.ts"
 
 const cutting = [
@@ -219,8 +220,8 @@ const writing = [
     name: "interrupted-write-is-abandoned",
     claim: "A write that has begun is finished, whoever leaves.",
     file: "src/internal/writer.ts",
-    find: "return this.#gate.withPermit(Effect.uninterruptible(Effect.suspend(() => {",
-    replace: "return this.#gate.withPermit(Effect.flatten(Effect.sync(() => {",
+    find: "const held = this.#gate.withPermit(Effect.uninterruptible(Effect.suspend(() => {",
+    replace: "const held = this.#gate.withPermit(Effect.flatten(Effect.sync(() => {",
     test: "test/interruption.test.ts",
     caughtBy: "an interrupted fiber |a large append| that is interrupted anywhere leaves whole frames"
   },
@@ -263,7 +264,7 @@ const writing = [
   {
     name: "txid-restarts",
     claim: "Txids go on behind the last one when a log is opened again.",
-    file: "src/Log.ts",
+    file: "src/internal/openLog.ts",
     find: "txid: report.last_txid_seen,",
     replace: "txid: 0,",
     test: log,
@@ -338,9 +339,9 @@ const durability = [
   {
     name: "always-does-not-wait",
     claim: "Under `always` an append resolves when it is durable.",
-    file: "src/Log.ts",
-    find: "settles ? Effect.flatMap(write, (value) => Effect.as(writer.sync, value)) : write",
-    replace: "write",
+    file: "src/internal/openLog.ts",
+    find: "settles ? (write) => Effect.flatMap(write, (value) => Effect.as(writer.sync, value)) : (write) => write",
+    replace: "(write) => write",
     test: crashPoints,
     caughtBy: "several fibers, each append durable by itself| (|adversarial|)"
   },
@@ -348,8 +349,8 @@ const durability = [
     name: "rotate-without-sync",
     claim: "A segment is durable before the next one begins.",
     file: "src/internal/writer.ts",
-    find: "Effect.andThen(this.sync, this.#guard(create))",
-    replace: "this.#guard(create)",
+    find: "Effect.andThen(this.sync, this.#guard(owned))",
+    replace: "this.#guard(owned)",
     test: crashPoints,
     caughtBy: "at any point of |rotate| (|adversarial|)"
   },
@@ -450,8 +451,8 @@ const targets = [
     name: "export-without-directory-sync",
     claim: "An export's name is durable when it resolves.",
     file: "src/Export.ts",
-    find: "yield* disk.syncDirectory(parent)",
-    replace: "",
+    find: "Effect.andThen(disk.rename(building, target), disk.syncDirectory(parent))",
+    replace: "disk.rename(building, target)",
     test: crashPoints,
     caughtBy: "an export|, made again after the death of the process, is there after a power loss"
   },
@@ -467,9 +468,9 @@ const targets = [
   {
     name: "import-not-synced",
     claim: "What an import has stored before a bad line is synced.",
-    file: "src/Export.ts",
-    find: "yield* kv.sync",
-    replace: "",
+    file: "src/internal/importing.ts",
+    find: "Effect.andThen(this.#flush, this.#kv.sync)",
+    replace: "this.#flush",
     test: "test/Export.test.ts",
     caughtBy: "what is before a bad line is synced"
   },
@@ -504,8 +505,8 @@ const targets = [
     name: "compaction-without-directory-sync",
     claim: "A compaction's name is durable when it resolves.",
     file: "src/internal/compaction.ts",
-    find: "yield* disk.syncDirectory(parent)",
-    replace: "",
+    find: "return disk.syncDirectory(parent)",
+    replace: "return Effect.void",
     test: crashPoints,
     caughtBy: "there when the call had resolved |a compaction| (|adversarial|)"
   }
@@ -552,6 +553,42 @@ const checkpoints = [
 
 const sharing = [
   {
+    name: "writes-follow-a-link",
+    claim: "A writer goes on in the directory whose lock it holds, whatever its path leads to later.",
+    file: "src/Lock.ts",
+    find: "const home = yield* disk.realPath(directory)",
+    replace: "const home = directory",
+    test: places,
+    caughtBy: "goes on where it is when the link is turned to another"
+  },
+  {
+    name: "rotates-into-another-directory",
+    claim: "A directory that was put in the place of a writer's own is not written to.",
+    file: "src/internal/writer.ts",
+    find: "isCurrent ? create :",
+    replace: "isCurrent || true ? create :",
+    test: places,
+    caughtBy: "is not gone on with in the one that has its name now"
+  },
+  {
+    name: "saves-a-checkpoint-into-another-directory",
+    claim: "No checkpoint is saved beside files that it is not of.",
+    file: "src/internal/checkpointing.ts",
+    find: "isCurrent ? save(",
+    replace: "isCurrent || true ? save(",
+    test: places,
+    caughtBy: "gets no checkpoint there when it is closed"
+  },
+  {
+    name: "observers-write-at-once",
+    claim: "What an observer writes comes behind what it was told of, for every observer.",
+    file: "src/internal/observers.ts",
+    find: "return this.#isTelling",
+    replace: "return false",
+    test: log,
+    caughtBy: "what is written because of |one record| comes behind it, for every observer"
+  },
+  {
     name: "no-lock",
     claim: "A directory has one writer.",
     file: "src/Lock.ts",
@@ -572,32 +609,32 @@ const sharing = [
   {
     name: "reader-cuts",
     claim: "A reader changes nothing.",
-    file: "src/Reader.ts",
-    find: "(damage) => damage.verdict === \"Torn\" ? Stream.empty :",
-    replace: "(damage) => damage.verdict === \"Torn\" ? Stream.drain(Stream.fromEffect(Effect.scoped(\n" +
+    file: "src/internal/openReader.ts",
+    find: "return Stream.empty",
+    replace: "return Stream.drain(Stream.fromEffect(Effect.scoped(\n" +
       "      Effect.flatMap(Disk.Disk, (disk) => Effect.flatMap(\n" +
       "        Disk.openScoped(disk, Recovery.segmentPath(directory, damage.segment), \"append\"),\n" +
       "        (file) => file.truncate(damage.offset)\n" +
       "      ))\n" +
-      "    ))) :",
+      "    )))",
     test: recovery,
     caughtBy: "active: a long frame cut short"
   },
   {
     name: "reader-fails-at-torn-tail",
     claim: "A reader ends cleanly before a torn tail, which a live writer's half-written record looks like.",
-    file: "src/Reader.ts",
-    find: "(damage) => damage.verdict === \"Torn\" ? Stream.empty :",
-    replace: "(damage) => damage.bytes < 0 ? Stream.empty :",
+    file: "src/internal/openReader.ts",
+    find: "damage.verdict !== \"Torn\"",
+    replace: "damage.bytes >= 0",
     test: recovery,
     caughtBy: "active: a frame cut short"
   },
   {
     name: "reader-hides-damage",
     claim: "A reader fails at damage that no crash explains.",
-    file: "src/Reader.ts",
-    find: "(damage) => damage.verdict === \"Torn\" ? Stream.empty :",
-    replace: "(damage) => damage.verdict !== \"CorruptSegment\" ? Stream.empty :",
+    file: "src/internal/openReader.ts",
+    find: "damage.verdict !== \"Torn\"",
+    replace: "damage.verdict === \"CorruptSegment\"",
     test: recovery,
     caughtBy: "active: a bad checksum before a valid frame"
   },
