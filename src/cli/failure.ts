@@ -12,7 +12,6 @@
 import * as Cause from "effect/Cause"
 import * as CliError from "effect/cli/CliError"
 import * as Data from "effect/Data"
-import type { PlatformError } from "effect/PlatformError"
 import type { CorruptSegment, CorruptTail, IoError, LockHeld } from "../Errors.ts"
 import type { RecoveryReport } from "../Recovery.ts"
 
@@ -62,9 +61,8 @@ export const isCorruption = (error: { readonly _tag: string }): error is Corrupt
   error._tag === "CorruptTail" || error._tag === "CorruptSegment"
 
 /** A file of the user's that could not be read, by its errno. */
-export const unreadable = (path: string, error: PlatformError): Failure => {
-  const cause: unknown = error.cause
-  const code = typeof cause === "object" && cause !== null && "code" in cause ? String(cause.code) : error.reason._tag
+export const unreadable = (path: string, cause: unknown): Failure => {
+  const code = typeof cause === "object" && cause !== null && "code" in cause ? String(cause.code) : String(cause)
   return refuse(`cannot read ${path}: ${code}`)
 }
 
@@ -88,6 +86,11 @@ const describe = (error: Error & { readonly _tag: string }): string => {
   if (isLockHeld(error)) {
     const holder = error.pid === undefined ? "another writer" : `process ${error.pid}`
     return `${error.directory} is locked by ${holder}; try again when that writer has ended`
+  }
+  if (isCorruption(error)) {
+    const repair = `\`datawal repair ${error.directory} --policy prefix\``
+    return error.message.replace("copy the store, then the policy prefix", `copy the store, then ${repair}`)
+      .replace("the policy prefix", repair)
   }
   return error.message
 }

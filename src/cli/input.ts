@@ -1,15 +1,16 @@
 /**
  * What a command is given to store: a value of the command line, a file, or standard input.
  */
+import * as NodeStream from "@effect/platform-node/NodeStream"
 import type * as Arr from "effect/Array"
 import type * as CliError from "effect/cli/CliError"
 import * as Effect from "effect/Effect"
-import * as FileSystem from "effect/FileSystem"
 import * as Option from "effect/Option"
 import * as Pull from "effect/Pull"
 import type * as Scope from "effect/Scope"
 import * as Stdio from "effect/Stdio"
 import * as Stream from "effect/Stream"
+import * as NFS from "node:fs"
 import { LimitExceeded } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
 import { type Failure, unreadable, wrongUsage } from "./failure.ts"
@@ -24,13 +25,12 @@ export const standardInput = "-"
  */
 export const open = Effect.fnUntraced(function*(
   path: string
-): Effect.fn.Return<Stream.Stream<Uint8Array, Failure>, Failure, FileSystem.FileSystem | Stdio.Stdio | Scope.Scope> {
-  const fs = yield* FileSystem.FileSystem
+): Effect.fn.Return<Stream.Stream<Uint8Array, Failure>, Failure, Stdio.Stdio | Scope.Scope> {
   const stdio = yield* Stdio.Stdio
-  const isStandard = path === standardInput
-  const source = isStandard ? stdio.stdin : fs.stream(path)
-  const name = isStandard ? "standard input" : path
-  const pull = yield* Stream.toPull(Stream.mapError(source, (error) => unreadable(name, error)))
+  const source = path === standardInput
+    ? Stream.mapError(stdio.stdin, (error) => unreadable("standard input", error.cause))
+    : readFile(path)
+  const pull = yield* Stream.toPull(source)
   const nothing: ReadonlyArray<Uint8Array> = []
   const first = yield* Pull.catchDone(pull, () => Effect.succeed(nothing))
   return first.length === 0
@@ -38,12 +38,19 @@ export const open = Effect.fnUntraced(function*(
     : Stream.concat(Stream.fromArray(first), Stream.fromPull(Effect.succeed(pull)))
 })
 
+// In the order of its bytes, without positions, which a pipe (`<(command)`, /dev/stdin) does not have.
+const readFile = (path: string): Stream.Stream<Uint8Array, Failure> =>
+  NodeStream.fromReadable<Uint8Array, Failure>({
+    evaluate: () => NFS.createReadStream(path),
+    onError: (cause) => unreadable(path, cause)
+  })
+
 const readValue = Effect.fnUntraced(function*(
   path: string
 ): Effect.fn.Return<
   Uint8Array,
   Failure | LimitExceeded,
-  FileSystem.FileSystem | Stdio.Stdio | Scope.Scope
+  Stdio.Stdio | Scope.Scope
 > {
   const input = yield* open(path)
   const chunks: Array<Uint8Array> = []
@@ -70,7 +77,7 @@ export const value = Effect.fnUntraced(function*(
 ): Effect.fn.Return<
   Uint8Array,
   Failure | LimitExceeded | CliError.ShowHelp,
-  FileSystem.FileSystem | Stdio.Stdio
+  Stdio.Stdio
 > {
   const { argument, file } = given
   if (Option.isSome(argument) === Option.isSome(file)) {

@@ -15,7 +15,7 @@ import * as Layer from "effect/Layer"
 import * as References from "effect/References"
 import * as Runtime from "effect/Runtime"
 import * as Module from "node:module"
-import { verdict } from "./failure.ts"
+import { type Failure, refuse, verdict } from "./failure.ts"
 import { datawal } from "./flags.ts"
 import * as Health from "./health.ts"
 import * as Inspect from "./inspect.ts"
@@ -50,6 +50,24 @@ const settleSwitches = (args: ReadonlyArray<string>): ReadonlyArray<string> => {
     .filter((arg, index) => !switches.has(arg) || args.indexOf(arg) === index)
     .map((arg) => switches.has(arg) ? `${arg}=true` : arg)
   return [...flags, ...args.slice(end)]
+}
+
+// effect/cli takes `-hello` for the switches -h, -e, -l …, so that it prints the help, ends with 0, and has stored
+// nothing; and a help or version switch counts wherever it stands, even if it was meant as a value.
+const takesText = new Set(["put", "append", "delete", "get"])
+const asks = new Set(["-h", "--help", "-v", "--version"])
+
+const refuseMisread = (args: ReadonlyArray<string>): Effect.Effect<void, Failure> => {
+  const end = args.includes("--") ? args.indexOf("--") : args.length
+  const read = args.slice(0, end).filter((arg) => arg !== "--json")
+  const [command, ...rest] = read
+  const misread = takesText.has(command ?? "") && rest.length > 1
+    ? rest.find((arg) => /^-[A-Za-z]/.test(arg) || asks.has(arg))
+    : undefined
+  return misread === undefined ? Effect.void : Effect.fail(refuse(
+    `${misread} would be taken for a flag; a value that starts with a dash goes behind --, a key is given as ` +
+      `--key=${misread}, and help is \`datawal ${command} --help\``
+  ))
 }
 
 const oneLine = (error: CliError.CliError): string => {
@@ -103,7 +121,8 @@ const settle = Effect.fnUntraced(function*(
 
 /** Runs the command and ends the process with its exit code. */
 export const main = (args: ReadonlyArray<string>): void =>
-  Command.runWith(command, { version: version() })(settleSwitches(args)).pipe(
+  refuseMisread(args).pipe(
+    Effect.andThen(Command.runWith(command, { version: version() })(settleSwitches(args))),
     Effect.catchCause(settle),
     Effect.provide(services),
     NodeRuntime.runMain({ disableErrorReporting: true })

@@ -7,6 +7,7 @@ import * as FileSystem from "effect/FileSystem"
 import * as Stream from "effect/Stream"
 import * as Export from "../Export.ts"
 import type * as Kv from "../Kv.ts"
+import { refuse } from "./failure.ts"
 import * as Flags from "./flags.ts"
 import * as Input from "./input.ts"
 import { Output, printFields } from "./output.ts"
@@ -39,6 +40,10 @@ const exportToStandardOutput = Effect.fnUntraced(function*(kv: Kv.KvRead) {
   return { records_written: records, bytes_written: bytes }
 }, Effect.scoped)
 
+// A backup is not to be replaced by nothing because a volume is not mounted.
+const exists = (fs: FileSystem.FileSystem, path: string): Effect.Effect<boolean> =>
+  Effect.orElseSucceed(fs.exists(path), () => true)
+
 const exportCommand = Command.make(
   "export",
   {
@@ -49,6 +54,10 @@ const exportCommand = Command.make(
     const isStandard = outfile === standardOutput
     const target = isStandard ? outfile : yield* targetOutside(store, outfile)
     const kv = yield* openKvReader(store)
+    const isNoStore = kv.report.files_scanned === 0 && !isStandard
+    if (isNoStore && (yield* FileSystem.FileSystem.use((fs) => exists(fs, target)))) {
+      return yield* refuse(`${store} holds no segments; ${outfile} was left as it is`)
+    }
     const exported = yield* (isStandard ? exportToStandardOutput(kv) : exportToFile(kv, target))
     const line: Line = { schema: "datawal.cli.v1", kind: "export", outfile, ...exported }
     const json = yield* Flags.isJson
