@@ -114,7 +114,10 @@ export interface DiskService {
   readonly openLock: (path: string) => Effect.Effect<LockFile, IoError>
   /** Makes a directory and its missing parents; the topmost one it made, or `undefined` when all were there. */
   readonly makeDirectory: (path: string) => Effect.Effect<string | undefined, IoError>
-  /** The path without symbolic links, from the root: it leads to the same place when those are changed. */
+  /**
+   * The path from the root, without symbolic links where there is such a path: it leads to the same place when those
+   * are changed.
+   */
   readonly realPath: (path: string) => Effect.Effect<string, IoError>
   /** Makes the entries of a directory durable. */
   readonly syncDirectory: (path: string) => Effect.Effect<void, IoError>

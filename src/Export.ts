@@ -222,10 +222,17 @@ const readLines = Effect.fnUntraced(function*<E, R>(
   onProgress: ((records: number) => void) | undefined
 ): Effect.fn.Return<Imported, E | InvalidLine | Log.WriteError, R> {
   const lines = new Import(kv, yield* kvParts(kv), onProgress)
-  const read = Stream.runForEachArray(input, lines.feed)
-  yield* Effect.onExit(Effect.andThen(read, lines.end), (exit) =>
-    Exit.hasInterrupts(exit)
-      ? Effect.catch(lines.sync, (error) => Effect.logWarning("the last imported records may not be durable", error))
-      : lines.sync)
+  const read = Effect.andThen(Stream.runForEachArray(input, lines.feed), lines.end)
+  yield* Effect.uninterruptibleMask((restore) =>
+    Effect.flatMap(Effect.exit(restore(read)), (ended) =>
+      Effect.matchCauseEffect(lines.sync, {
+        onSuccess: () => ended,
+        // That the lines before are not stored is what counts; but an interruption stays one.
+        onFailure: (cause) =>
+          Exit.hasInterrupts(ended)
+            ? Effect.andThen(Effect.logWarning("the last imported records may not be durable", cause), ended)
+            : Effect.failCause(cause)
+      }))
+  )
   return { records_written: lines.records, bytes_written: lines.bytes }
 })

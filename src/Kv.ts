@@ -9,7 +9,7 @@
  * power loss once `sync` has. Reads see what is written, whether it is durable yet or not, and every value is checked
  * against its checksum and its key before it is given out.
  *
- * The index is in memory, about 40 bytes a key beyond the key's own: values may be larger than memory, keys may not.
+ * The index is in memory, about 33 bytes a key beyond the key's own: values may be larger than memory, keys may not.
  *
  * @since 0.1.0
  */
@@ -279,7 +279,8 @@ export const makeLog: Effect.Effect<KvService, IoError | CorruptSegment, Log.Log
 )
 
 /**
- * Opens a store for reading, as it is now: without the lock, while somebody else may be writing it.
+ * Opens a store for reading, as it is now: without the lock, while somebody else may be writing it. It reads the whole
+ * log, not the checkpoint, which may be behind it.
  *
  * @category constructors
  * @since 0.1.0

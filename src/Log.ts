@@ -289,7 +289,7 @@ export {
 } from "./internal/openLog.ts"
 
 /**
- * Opens the log of a directory for write, until the scope closes: takes the lock, reads everything, mends a torn tail.
+ * Opens the log of a directory for write, until the scope closes: takes the lock, reads it, mends a torn tail.
  *
  * **Details**
  *

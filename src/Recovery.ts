@@ -12,8 +12,8 @@
  * | active segment | a bad checksum, and a sector of the frame all zeros | torn: that sector was never written |
  *
  * Records come in the order they were written, from the lowest segment id to the highest, and every record before the
- * damage comes before the verdict. Memory is bounded by the chunk size plus one frame, never by the size of a
- * segment.
+ * damage comes before the verdict. Memory is bounded by the chunk at hand and the one on its way (two on their way, of
+ * at most 4 MiB, while records are large and of one size) and the largest frames, never by the size of a segment.
  *
  * @since 0.1.0
  */

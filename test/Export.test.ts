@@ -585,6 +585,21 @@ describe("import", () => {
       assert.deepStrictEqual(yield* content(copy), yield* content(kv))
     }))
 
+  it.effect("a sync that fails behind a bad line, or behind an input that failed, is what it ends with", () =>
+    Effect.gen(function*() {
+      for (const end of [input("bad\n"), Stream.fail("cut off" as const)]) {
+        const disk = new FaultyDisk()
+        yield* over(disk)(Effect.gen(function*() {
+          const kv = yield* fresh
+          disk.failNext("sync", "EIO")
+          const exit = yield* Effect.exit(Export.fromLines(kv, Stream.concat(input(line("one", "1")), end)))
+          const reasons = Exit.isFailure(exit) ? exit.cause.reasons : []
+          assert.deepStrictEqual(reasons.map((reason) => reason._tag), ["Fail"])
+          assert.deepInclude(yield* Effect.flip(exit), { _tag: "IoError", code: "EIO" })
+        }))
+      }
+    }))
+
   it.effect("what is before a bad line is synced", () =>
     Effect.gen(function*() {
       const disk = new FaultyDisk()

@@ -4,6 +4,7 @@
  */
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as Option from "effect/Option"
 import * as NFS from "node:fs"
 import * as Module from "node:module"
 import * as Path from "node:path"
@@ -158,6 +159,23 @@ const flockNow = (flockSync: FlockSync, path: string, fd: number): Effect.Effect
 const openLock = (path: string): Effect.Effect<LockFile, IoError> =>
   Effect.map(openDescriptor("open", path, O_RDWR | O_CREAT | O_NOFOLLOW), (fd) => makeLockFile(path, fd))
 
+// Some links have a text that leads elsewhere, or nowhere, from here (`/proc/PID/root`): then it is the path itself.
+const realPath: DiskService["realPath"] = (path) => {
+  const absolute = Path.resolve(path)
+  return Effect.zipWith(
+    pooled<NFS.Stats>("stat", path, (done) => NFS.stat(absolute, done)),
+    Effect.option(Effect.flatMap(
+      pooled<string>("resolve", path, (done) => NFS.realpath.native(absolute, done)),
+      (real) =>
+        Effect.map(pooled<NFS.Stats>("stat", path, (done) => NFS.stat(real, done)), (stats) => ({ real, stats }))
+    )),
+    (own, found) =>
+      Option.isSome(found) && found.value.stats.ino === own.ino && found.value.stats.dev === own.dev
+        ? found.value.real
+        : absolute
+  )
+}
+
 const syncDirectory = (path: string): Effect.Effect<void, IoError> =>
   Effect.acquireUseRelease(
     openDescriptor("open", path, O_RDONLY),
@@ -244,7 +262,7 @@ export const nodeDisk: DiskService = {
   open,
   openLock,
   makeDirectory,
-  realPath: (path) => pooled<string>("resolve", path, (done) => NFS.realpath.native(path, done)),
+  realPath,
   syncDirectory,
   list,
   identity,

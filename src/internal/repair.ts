@@ -1,5 +1,5 @@
 /**
- * Opening for write: read everything, decide by the policy, and cut what may be cut.
+ * Opening for write: read what no saved index covers, decide by the policy, and cut what may be cut.
  *
  * The order of a cut is what makes it safe: the bytes are copied, the copy and its name are made durable, and only
  * then is the segment truncated and made durable. A crash at any point leaves either the whole tail or the whole
@@ -18,7 +18,7 @@ import { type Damage, isZeros } from "./damage.ts"
 import type { Frames } from "./frames.ts"
 import { temporaryName } from "./temporaryName.ts"
 
-/** What a writer does with damage: cut a torn tail, refuse any damage, or cut whatever the active segment ends in. */
+/** What a writer does with damage: cut a torn tail, refuse any, or cut what the active segment ends in as well. */
 export type Policy = "repair" | "strict" | "prefix"
 
 /** The beginning of a log: its segments to the end of some record, the records in them and the last one's txid. */
