@@ -110,6 +110,7 @@ export interface Statistics {
  * @since 0.1.0
  */
 export interface KvRead {
+  /** The directory's own path, from the root: see `LogService.directory`. */
   readonly directory: string
 
   /** What opening found, and, for a writer, cut. */
@@ -119,12 +120,12 @@ export interface KvRead {
    * The value of a key, or `undefined`. A small one may share 8 KiB of memory with others, as Node's own small Buffers
    * do: keep a copy (`slice()`) where you keep few of many, or hand one to another thread.
    */
-  readonly get: (key: Bytes) => Effect.Effect<Uint8Array | undefined, IoError | CorruptSegment>
+  readonly get: (key: Bytes) => Effect.Effect<Uint8Array<ArrayBuffer> | undefined, IoError | CorruptSegment>
 
   /** The values of many keys, in their order. */
   readonly getMany: (
     keys: Iterable<Bytes>
-  ) => Effect.Effect<Array<Uint8Array | undefined>, IoError | CorruptSegment>
+  ) => Effect.Effect<Array<Uint8Array<ArrayBuffer> | undefined>, IoError | CorruptSegment>
 
   /** Whether a key has a value. Asks the index only. */
   readonly has: (key: Bytes) => Effect.Effect<boolean>
@@ -135,10 +136,11 @@ export interface KvRead {
   /** How many keys have a value. */
   readonly size: Effect.Effect<number>
 
+  /** Whether no key has a value. */
   readonly isEmpty: Effect.Effect<boolean>
 
   /** The keys that have a value when the stream starts. */
-  readonly keys: (range?: Range) => Stream.Stream<Uint8Array>
+  readonly keys: (range?: Range) => Stream.Stream<Uint8Array<ArrayBuffer>>
 
   /**
    * The keys and values at the moment the stream starts; later writes do not show in it. Values may share memory, up to
@@ -156,7 +158,8 @@ export interface KvRead {
     options?: { readonly onProgress?: ((keys: number) => void) | undefined }
   ) => Effect.Effect<Compacted, CompactError>
 
-  readonly statistics: Effect.Effect<Statistics, IoError>
+  /** What it holds and what it wastes; of a reader, as it was when it was opened. */
+  readonly statistics: Effect.Effect<Statistics>
 }
 
 /**
@@ -215,13 +218,11 @@ export interface KvService extends KvRead {
    */
   readonly modify: <A>(
     key: Bytes,
-    f: (current: Uint8Array | undefined) => readonly [answer: A, value: Bytes | undefined]
+    f: (current: Uint8Array<ArrayBuffer> | undefined) => readonly [answer: A, value: Bytes | undefined]
   ) => Effect.Effect<A, WriteError | CorruptSegment>
 
   /** Makes everything written before it durable. */
   readonly sync: Effect.Effect<void, IoError | WriterPoisoned>
-
-  readonly statistics: Effect.Effect<Statistics>
 }
 
 /**

@@ -62,6 +62,8 @@ export const RecoveryReport = Schema.Struct({
 })
 
 /**
+ * Such a report.
+ *
  * @category models
  * @since 0.1.0
  */

@@ -115,6 +115,8 @@ export type Fault =
 export type Mode = "adversarial" | "ordered"
 
 /**
+ * How a simulated disk is made.
+ *
  * @category options
  * @since 0.1.0
  */

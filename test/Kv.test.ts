@@ -578,6 +578,19 @@ describe("a store over a log that the application provides", () => {
 })
 
 describe("statistics", () => {
+  it.effect("of a reader are those of when it was opened, however far the writer has come", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const kv = yield* Kv.make({ directory, segmentSize: 100 })
+      yield* kv.put("a", "1")
+      const reader = yield* Kv.makeReader({ directory })
+      const before = yield* reader.statistics
+      for (let at = 0; at < 10; at++) yield* kv.put("a", "x".repeat(60))
+      assert.deepStrictEqual(yield* reader.statistics, before)
+      assert.deepInclude(before, { keys: 1, records: 1, segments: 1 })
+      assert.isAbove((yield* kv.statistics).segments, 5)
+    }))
+
   it.effect("live and dead bytes are all bytes of the files", () =>
     Effect.gen(function*() {
       const directory = yield* temporaryDirectory
@@ -848,7 +861,7 @@ describe("values and the memory they are in", () => {
       const { port1, port2 } = new MessageChannel()
       for (const value of [a, entry!.value]) {
         // Newer Nodes refuse, older ones send a copy.
-        yield* Effect.ignore(Effect.try(() => port1.postMessage(value, [value!.buffer as ArrayBuffer])))
+        yield* Effect.ignore(Effect.try(() => port1.postMessage(value, [value!.buffer])))
       }
       port1.close()
       port2.close()

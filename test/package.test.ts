@@ -55,6 +55,10 @@ export class Sessions extends Context.Service<Sessions>()("app/Sessions", {
 }) {
   static readonly layer = Layer.effect(this, this.make)
 }
+// What a store gives is no shared memory: the platform takes it.
+export const digest = Kv.Kv.use((kv) =>
+  Effect.map(kv.get("k"), (value) => value && crypto.subtle.digest("SHA-256", value)))
+export const blobOf = ({ key, value }: Kv.KeyValue) => new Blob([key, value])
 export const handle = (key: Kv.Bytes, value: Kv.Bytes): Effect.Effect<Kv.RecordRef, Kv.WriteError, Kv.Kv> =>
   Kv.Kv.use((kv) => kv.put(key, value))
 `

@@ -43,3 +43,8 @@ export const sharedBytes = (length: number): Uint8Array<ArrayBuffer> => {
   markAsUntransferable(buffer)
   return new Uint8Array(buffer)
 }
+
+const isUnshared = (bytes: Uint8Array): bytes is Uint8Array<ArrayBuffer> => bytes.buffer instanceof ArrayBuffer
+
+/** The same bytes in memory that no other thread can change. */
+export const unshared = (bytes: Uint8Array): Uint8Array<ArrayBuffer> => isUnshared(bytes) ? bytes : bytes.slice()

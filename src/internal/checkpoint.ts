@@ -34,7 +34,7 @@ import * as Disk from "../Disk.ts"
 import type { IoError } from "../Errors.ts"
 import { listSegments, segmentPath } from "../Recovery.ts"
 import { type FrozenKeydir, slabs_max, stripes } from "./keydir.ts"
-import * as order from "./keyRecord.ts"
+import * as keyRecord from "./keyRecord.ts"
 import { noSlots, table_words_min } from "./keyTable.ts"
 import type { Covered } from "./repair.ts"
 
@@ -243,7 +243,7 @@ const readKeydir = Effect.fnUntraced(function*(
   for (const [slab, capacity] of capacities.entries()) {
     // A slab is nearly full, or the open one: its capacity needs no more than its records do.
     const end = ends[slab] ?? 0
-    if (end > capacity || capacity > (slab === open_slab ? order.slab_words : 2 * end)) {
+    if (end > capacity || capacity > (slab === open_slab ? keyRecord.slab_words : 2 * end)) {
       return yield* Effect.fail("a slab is damaged")
     }
   }
@@ -255,7 +255,7 @@ const readKeydir = Effect.fnUntraced(function*(
     words.push(target)
     return undefined
   }
-  const limits = Int32Array.from(ends, (end) => end - order.header_words)
+  const limits = Int32Array.from(ends, (end) => end - keyRecord.header_words)
   // An empty slot is 0, which is the first word of a slab that is never used.
   limits[0] = 0
   const takeTable = (stripe: number) => (buffer: ArrayBuffer, at: number): string | undefined => {
@@ -287,9 +287,9 @@ const liveRecords = (words: Uint32Array, end: number, live: number): number | un
   let records = 0
   let liveWords = 0
   let at = 0
-  while (at < end && at < order.slab_words) {
-    const size = order.header_words + order.keyWords(order.keyLenAt(words, at))
-    if (order.isLiveAt(words, at)) {
+  while (at < end && at < keyRecord.slab_words) {
+    const size = keyRecord.header_words + keyRecord.keyWords(keyRecord.keyLenAt(words, at))
+    if (keyRecord.isLiveAt(words, at)) {
       records++
       liveWords += size
     }
@@ -308,8 +308,8 @@ const isSoundTable = (table: Int32Array, count: number, limits: Int32Array): boo
   let used = 0
   for (let slot = 0; slot < table.length; slot += 2) {
     const entry = table[slot] as number
-    const limit = limits[entry >>> order.slab_bits]
-    if (limit === undefined || (entry & (order.slab_words - 1)) > limit) return false
+    const limit = limits[entry >>> keyRecord.slab_bits]
+    if (limit === undefined || (entry & (keyRecord.slab_words - 1)) > limit) return false
     used += (entry | (0 - entry)) >>> 31
   }
   return used === count && 8 * used <= 3 * table.length

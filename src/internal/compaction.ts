@@ -38,7 +38,7 @@ const build = Effect.fnUntraced(function*(
 ): Effect.fn.Return<Compacted, CompactError> {
   const disk = yield* Disk.Disk
   const given = NodePath.resolve(target)
-  yield* refuseUsed(disk, given)
+  yield* refuseUsed(disk, given, target)
   yield* Disk.ensureDirectory(disk, NodePath.dirname(given))
   // Where that is now, whatever becomes of the links in it.
   const parent = yield* disk.realPath(NodePath.dirname(given))
@@ -51,7 +51,7 @@ const build = Effect.fnUntraced(function*(
     // The kernel refuses to rename over a directory that has been filled in the meantime.
     const rename = Effect.catch(
       disk.rename(building, path),
-      (error) => Effect.flatMap(refuseUsed(disk, path), () => Effect.fail(error))
+      (error) => Effect.flatMap(refuseUsed(disk, path, target), () => Effect.fail(error))
     )
     // An interruption must not come between the rename and the knowledge of it.
     yield* Effect.uninterruptible(Effect.flatMap(rename, () => {
@@ -112,9 +112,10 @@ const sound = <A>(write: Effect.Effect<A, WriteError>): Effect.Effect<A, IoError
 
 const refuseUsed = (
   disk: Disk.DiskService,
+  path: string,
   target: string
 ): Effect.Effect<void, IoError | TargetRefused> =>
-  disk.list(target).pipe(
+  disk.list(path).pipe(
     Effect.catch((error) =>
       error.code === "ENOENT"
         ? Effect.succeed([])

@@ -42,13 +42,13 @@ export interface FrameSource {
   /** Whether others should have their turn. */
   readonly isTurnOver: (records: number) => boolean
   /** The value of a key's Put, with the error that says why there is none. */
-  readonly value: (key: Uint8Array, place: Place) => Effect.Effect<Uint8Array, IoError | CorruptSegment>
+  readonly value: (key: Uint8Array, place: Place) => Effect.Effect<Uint8Array<ArrayBuffer>, IoError | CorruptSegment>
 }
 
 /** A key and its value. */
 export interface KeyValue {
-  readonly key: Uint8Array
-  readonly value: Uint8Array
+  readonly key: Uint8Array<ArrayBuffer>
+  readonly value: Uint8Array<ArrayBuffer>
 }
 
 /** The next of what was asked for, and `undefined` at the end. Long values come as entries, in memory of their own. */

@@ -31,7 +31,7 @@ const live_bit = 1 << 28
 
 /** A key and the place of its record. The key is the reader's own copy. */
 export interface Located {
-  readonly key: Uint8Array
+  readonly key: Uint8Array<ArrayBuffer>
   readonly segment: number
   readonly offset: number
   readonly len: number
@@ -91,7 +91,7 @@ export const packAt = (words: Uint32Array, at: number, bytes: Uint8Array, start:
 }
 
 /** A copy of a record's key. */
-export const keyAt = (words: Uint32Array, at: number): Uint8Array => {
+export const keyAt = (words: Uint32Array, at: number): Uint8Array<ArrayBuffer> => {
   const keyLen = keyLenAt(words, at)
   const key = new Uint8Array(keyLen)
   const whole = keyLen & ~3

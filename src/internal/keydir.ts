@@ -26,7 +26,7 @@
  */
 import { halfSipHash } from "./halfSipHash.ts"
 import { type KeydirSnapshot, snapshotOf } from "./keyOrder.ts"
-import * as order from "./keyRecord.ts"
+import * as keyRecord from "./keyRecord.ts"
 import { copyShared, emptySlot, isShared, noSlots, reach, rehashed, table_words_min } from "./keyTable.ts"
 import { holdsPacked, packed } from "./packedKeys.ts"
 
@@ -38,11 +38,11 @@ export const stripes = 2 ** stripe_bits
 const stripe_shift = 32 - stripe_bits
 
 /** A record longer than this has a slab of its own, so that less than 1/16 of a shared slab is left over at its end. */
-const shared_words_max = order.slab_words / 16
+const shared_words_max = keyRecord.slab_words / 16
 /** Dead words allowed beside a third of the live ones, so that a small keydir is not moved around all the time. */
-const dead_words_min = 2 * order.slab_words
+const dead_words_min = 2 * keyRecord.slab_words
 /** What 32-bit entry ids can name: 16 GiB of records, or 262,143 keys of more than 4 KiB. */
-export const slabs_max = 2 ** (32 - order.slab_bits)
+export const slabs_max = 2 ** (32 - keyRecord.slab_bits)
 
 /** The record has 32 bits for a segment and 48 for an offset. */
 const segment_max = 2 ** 32 - 1
@@ -123,8 +123,8 @@ export class Keydir {
 
   /** Whether so many more keys, of so many bytes in all, surely find room; `set` throws where there is none. */
   hasRoom(keys: number, bytes: number): boolean {
-    const words = keys * (order.header_words + 1) + bytes / 4
-    const shared = words / (order.slab_words - shared_words_max)
+    const words = keys * (keyRecord.header_words + 1) + bytes / 4
+    const shared = words / (keyRecord.slab_words - shared_words_max)
     // A long key has a slab of its own. One more is begun, and one is for moving.
     const own = Math.min(keys, words / shared_words_max)
     return this.slabs - this.words.length + this.dropped.length >= shared + own + 2
@@ -142,7 +142,7 @@ export class Keydir {
 
   /** `set` for a key at hand. */
   setPacked(hash: number, from: number, keyLen: number, segment: number, offset: number, len: number): number {
-    if (keyLen > order.key_bytes_max || segment > segment_max || offset > offset_max || len > order.len_max) {
+    if (keyLen > keyRecord.key_bytes_max || segment > segment_max || offset > offset_max || len > keyRecord.len_max) {
       throw new RangeError(`keydir: no room for key of ${keyLen} at ${segment}:${offset}+${len}`)
     }
     const stripe = hash >>> stripe_shift
@@ -150,10 +150,10 @@ export class Keydir {
     let slot = this.slotOf(table, hash, from, keyLen)
     const there = table[slot] as number
     if (there !== 0) {
-      const words = this.writable(there >>> order.slab_bits)
-      const at = there & (order.slab_words - 1)
-      const replaced = order.lenAt(words, at)
-      order.writePlaceAt(words, at, keyLen, segment, offset, len)
+      const words = this.writable(there >>> keyRecord.slab_bits)
+      const at = there & (keyRecord.slab_words - 1)
+      const replaced = keyRecord.lenAt(words, at)
+      keyRecord.writePlaceAt(words, at, keyLen, segment, offset, len)
       return replaced
     }
     const count = (this.counts[stripe] as number) + 1
@@ -196,7 +196,7 @@ export class Keydir {
    * long is cut, and found nowhere by its length.
    */
   pack(bytes: Uint8Array, start: number, keyLen: number, from: number): number {
-    order.packAt(packed, from, bytes, start, start + keyLen)
+    keyRecord.packAt(packed, from, bytes, start, start + keyLen)
     return this.hash(packed, from, keyLen)
   }
 
@@ -224,20 +224,20 @@ export class Keydir {
   }
 
   segmentOf(entry: number): number {
-    return order.segmentAt(this.slabOf(entry), entry & (order.slab_words - 1))
+    return keyRecord.segmentAt(this.slabOf(entry), entry & (keyRecord.slab_words - 1))
   }
 
   offsetOf(entry: number): number {
-    return order.offsetAt(this.slabOf(entry), entry & (order.slab_words - 1))
+    return keyRecord.offsetAt(this.slabOf(entry), entry & (keyRecord.slab_words - 1))
   }
 
   lenOf(entry: number): number {
-    return order.lenAt(this.slabOf(entry), entry & (order.slab_words - 1))
+    return keyRecord.lenAt(this.slabOf(entry), entry & (keyRecord.slab_words - 1))
   }
 
   /** A copy of the entry's key. */
   keyOf(entry: number): Uint8Array {
-    return order.keyAt(this.slabOf(entry), entry & (order.slab_words - 1))
+    return keyRecord.keyAt(this.slabOf(entry), entry & (keyRecord.slab_words - 1))
   }
 
   /** The keydir as it is now. Copies two list entries per slab, 5,000 pairs at 10^7 keys, and no record. */
@@ -292,7 +292,7 @@ export class Keydir {
   }
 
   private slabOf(entry: number): Uint32Array {
-    return this.words[entry >>> order.slab_bits] as Uint32Array
+    return this.words[entry >>> keyRecord.slab_bits] as Uint32Array
   }
 
   private hash(words: Uint32Array, at: number, keyLen: number): number {
@@ -307,7 +307,7 @@ export class Keydir {
       const entry = table[slot] as number
       if (entry === 0) return slot
       if (table[slot + 1] === hash) {
-        if (holdsPacked(this.slabOf(entry), entry & (order.slab_words - 1), from, keyLen)) return slot
+        if (holdsPacked(this.slabOf(entry), entry & (keyRecord.slab_words - 1), from, keyLen)) return slot
       }
       slot = (slot + 2) & mask
     }
@@ -345,12 +345,12 @@ export class Keydir {
 
   /** Writes a record for a key at hand and gives its entry id. */
   private append(from: number, keyLen: number, segment: number, offset: number, len: number): number {
-    const size = order.keyWords(keyLen)
-    const entry = this.allocate(order.header_words + size)
+    const size = keyRecord.keyWords(keyLen)
+    const entry = this.allocate(keyRecord.header_words + size)
     const words = this.slabOf(entry)
-    const at = entry & (order.slab_words - 1)
-    order.writePlaceAt(words, at, keyLen, segment, offset, len)
-    for (let i = 0; i < size; i++) words[at + order.header_words + i] = packed[from + i] as number
+    const at = entry & (keyRecord.slab_words - 1)
+    keyRecord.writePlaceAt(words, at, keyLen, segment, offset, len)
+    for (let i = 0; i < size; i++) words[at + keyRecord.header_words + i] = packed[from + i] as number
     return entry
   }
 
@@ -362,12 +362,12 @@ export class Keydir {
     if (size > shared_words_max) {
       const slab = this.addSlab(size)
       this.take(slab, size)
-      return slab * order.slab_words
+      return slab * keyRecord.slab_words
     }
     if ((this.ends[this.open] as number) + size > (this.words[this.open] as Uint32Array).length) this.openNext()
     const at = this.ends[this.open] as number
     this.take(this.open, size)
-    return this.open * order.slab_words + at
+    return this.open * keyRecord.slab_words + at
   }
 
   private take(slab: number, size: number): void {
@@ -380,7 +380,7 @@ export class Keydir {
   /** Opens a new slab. What is left of the old one counts as dead from now on. */
   private openNext(): void {
     const left = (this.words[this.open] as Uint32Array).length - (this.ends[this.open] as number)
-    this.open = this.addSlab(order.slab_words)
+    this.open = this.addSlab(keyRecord.slab_words)
     this.takenWords += left
   }
 
@@ -429,15 +429,15 @@ export class Keydir {
 
   /** Gives up a record's words, and its slab with the last live one. */
   private kill(entry: number): void {
-    const slab = entry >>> order.slab_bits
-    const at = entry & (order.slab_words - 1)
+    const slab = entry >>> keyRecord.slab_bits
+    const at = entry & (keyRecord.slab_words - 1)
     const words = this.words[slab] as Uint32Array
-    const size = order.header_words + order.keyWords(order.keyLenAt(words, at))
+    const size = keyRecord.header_words + keyRecord.keyWords(keyRecord.keyLenAt(words, at))
     const live = (this.lives[slab] as number) - size
     this.lives[slab] = live
     this.liveWords -= size
     if (live === 0 && slab !== this.open) this.drop(slab)
-    else order.markDeadAt(this.writable(slab), at)
+    else keyRecord.markDeadAt(this.writable(slab), at)
   }
 
   /**
@@ -473,15 +473,15 @@ export class Keydir {
     const words = this.words[slab] as Uint32Array
     const end = this.ends[slab] as number
     for (let at = 0; at < end;) {
-      const size = order.header_words + order.keyWords(order.keyLenAt(words, at))
-      if (order.isLiveAt(words, at)) this.move(slab * order.slab_words + at, words, at, size)
+      const size = keyRecord.header_words + keyRecord.keyWords(keyRecord.keyLenAt(words, at))
+      if (keyRecord.isLiveAt(words, at)) this.move(slab * keyRecord.slab_words + at, words, at, size)
       at += size
     }
     this.drop(slab)
   }
 
   private move(entry: number, words: Uint32Array, at: number, size: number): void {
-    const hash = this.hash(words, at + order.header_words, order.keyLenAt(words, at))
+    const hash = this.hash(words, at + keyRecord.header_words, keyRecord.keyLenAt(words, at))
     const table = this.writableTable(hash >>> stripe_shift)
     let slot = (hash << 1) & (table.length - 1)
     // Slots are signed: an entry id from 2^31 on is stored as a negative number.
@@ -492,7 +492,7 @@ export class Keydir {
     }
     const moved = this.allocate(size)
     const target = this.slabOf(moved)
-    const to = moved & (order.slab_words - 1)
+    const to = moved & (keyRecord.slab_words - 1)
     for (let i = 0; i < size; i++) target[to + i] = words[at + i] as number
     this.liveWords -= size
     table[slot] = moved

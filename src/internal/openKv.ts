@@ -36,7 +36,7 @@ const makeRead = (
   })
   const { disk } = source
   const frames = Effect.sync(() => framesOf(source, projection.snapshot(), { ...walkOf({ ordered: true }), all: true }))
-  const read: KvRead & Pick<KvService, "statistics"> = {
+  const read: KvRead = {
     directory: source.directory,
     report,
     get,

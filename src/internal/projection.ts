@@ -9,7 +9,7 @@ import * as Stream from "effect/Stream"
 import type * as Disk from "../Disk.ts"
 import { CorruptSegment, type InvalidPosition, type IoError } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
-import { sharedBytes } from "./bytes.ts"
+import { sharedBytes, unshared } from "./bytes.ts"
 import type { Checkpoint } from "./checkpoint.ts"
 import type { Frames, PutFrames } from "./frames.ts"
 import { gather, type Gathered, type KeyValue } from "./gather.ts"
@@ -177,11 +177,11 @@ const readChecked = (
   source: Source,
   key: Uint8Array,
   place: Place
-): Effect.Effect<Uint8Array, IoError | CorruptSegment> =>
+): Effect.Effect<Uint8Array<ArrayBuffer>, IoError | CorruptSegment> =>
   Effect.matchEffect(source.read(place), {
     onSuccess: (record) =>
       record.type === "Put" && sameBytes(record.key, key)
-        ? Effect.succeed(record.payload)
+        ? Effect.succeed(unshared(record.payload))
         : Effect.fail(mismatch(source, place)),
     onFailure: (error) => Effect.fail(error._tag === "InvalidPosition" ? mismatch(source, place) : error)
   })
@@ -191,7 +191,7 @@ export const valueOf = (
   source: Source,
   projection: Projection,
   key: Uint8Array
-): Effect.Effect<Uint8Array | undefined, IoError | CorruptSegment> => {
+): Effect.Effect<Uint8Array<ArrayBuffer> | undefined, IoError | CorruptSegment> => {
   const place = projection.placeOf(key)
   if (place === undefined) return noValue
   return readOr(source, key, place, source.files.valueNow(key, place))
@@ -202,8 +202,8 @@ const readOr = (
   source: Source,
   key: Uint8Array,
   place: Place,
-  now: Uint8Array | IoError | undefined
-): Effect.Effect<Uint8Array, IoError | CorruptSegment> =>
+  now: Uint8Array<ArrayBuffer> | IoError | undefined
+): Effect.Effect<Uint8Array<ArrayBuffer>, IoError | CorruptSegment> =>
   now instanceof Uint8Array
     ? Effect.succeed(now)
     : now === undefined
@@ -217,8 +217,8 @@ export const valuesOf = Effect.fnUntraced(function*(
   source: Source,
   projection: Projection,
   keys: ReadonlyArray<Uint8Array>
-): Effect.fn.Return<Array<Uint8Array | undefined>, IoError | CorruptSegment> {
-  const values: Array<Uint8Array | undefined> = []
+): Effect.fn.Return<Array<Uint8Array<ArrayBuffer> | undefined>, IoError | CorruptSegment> {
+  const values: Array<Uint8Array<ArrayBuffer> | undefined> = []
   for (let from = 0; from < keys.length; from += step_keys_max) {
     if (source.disk.isTurnOver(from === 0 ? 0 : step_keys_max)) yield* Effect.yieldNow
     for (const place of projection.placesOf(keys, from, Math.min(keys.length, from + step_keys_max))) {

@@ -41,7 +41,7 @@ export interface SegmentReads {
    * The payload of a key's Put at a place, if it is small, can be read in this very step, and is sound in every way;
    * otherwise `undefined`, and `read` says why.
    */
-  readonly valueNow: (key: Uint8Array, place: Place) => Uint8Array | IoError | undefined
+  readonly valueNow: (key: Uint8Array, place: Place) => Uint8Array<ArrayBuffer> | IoError | undefined
   /**
    * Reads from a segment in this very step, at most `Disk.blocking_bytes_max`: the count, or `undefined` if it is not
    * open.
@@ -115,7 +115,7 @@ export class SegmentFiles implements SegmentReads {
       return typeof count === "number" ? this.#decode(bytes, count, place) : Effect.fail(count)
     })
 
-  valueNow(key: Uint8Array, { len, offset, segment }: Place): Uint8Array | IoError | undefined {
+  valueNow(key: Uint8Array, { len, offset, segment }: Place): Uint8Array<ArrayBuffer> | IoError | undefined {
     if (len > pooled_bytes_max || this.#disk.isTurnOver()) return undefined
     const entry = this.#touch(segment)
     if (entry === undefined) return undefined
