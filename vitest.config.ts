@@ -51,8 +51,6 @@ export default defineConfig({
     taskTitleValueFormatTruncate: 0,
     testTimeout: 60_000,
     hookTimeout: 60_000,
-    // What the library logs is shown for a test that fails.
-    silent: "passed-only",
     pool: "forks",
     // Much of the suite waits for processes and disks: use every core, not all but one.
     maxWorkers: "100%"

@@ -865,6 +865,7 @@ describe("opening", () => {
         yield* Export.toFile(kv, NodePath.join(directory, "..", `${NodePath.basename(directory)}-out`))
       }).pipe(
         Effect.provideService(References.CurrentLoggers, new Set([logger])),
+        Effect.provideService(References.MinimumLogLevel, "Debug"),
         Effect.provideService(Tracer.Tracer, tracer)
       )
       const torn = NodePath.join(directory, "00000001-31.torn")

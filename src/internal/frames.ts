@@ -109,11 +109,13 @@ export const verified = (
   let tried = 0
   let hold = false
   while (at < length) {
+    const len = Frame.lengthAt(view, at)
     if (at === tried) {
       tried = togetherFrom(view, at, length)
-      hold = tried - at >= together_bytes / 4 && allHold(bytes, view, at, tried)
+      // One alone would be tried twice.
+      const areMany = tried > at + len && tried - at >= together_bytes / 4
+      hold = areMany && allHold(bytes, view, at, tried)
     }
-    const len = Frame.lengthAt(view, at)
     if (!hold && !Frame.checksumHolds(bytes, view, at, len)) break
     last = Frame.txidAt(view, at)
     if (last > highest) highest = last

@@ -88,13 +88,13 @@ const open = Effect.fnUntraced(function*(
   return { log, parts, lock }
 })
 
-// Somebody may miss it, and not every program looks at the report.
+// The report says so, too. It is no warning: after a crash a torn tail is what there should be.
 const logCut = (directory: string, report: Recovery.RecoveryReport): Effect.Effect<void> => {
   const { tail_bytes_discarded: bytes, tail_offset: offset, tail_segment: segment, tail_truncated, torn_file } = report
   if (tail_truncated === 0) return Effect.void
   const copy = torn_file === undefined ? "they were all zeros" : `a copy is in ${torn_file}`
   return Effect.annotateLogs(
-    Effect.logWarning(`a torn tail of ${bytes} bytes was cut off segment ${segment} at offset ${offset}; ${copy}`),
+    Effect.logDebug(`a torn tail of ${bytes} bytes was cut off segment ${segment} at offset ${offset}; ${copy}`),
     { module: "effect-datawal", directory }
   )
 }

@@ -89,8 +89,8 @@ const verdicts = [
     name: "checksums-together-not-tried",
     claim: "Frames whose checksums are tried together are as sound as those tried one by one.",
     file: "src/internal/frames.ts",
-    find: " && allHold(bytes, view, at, tried)",
-    replace: "",
+    find: "hold = areMany && allHold(bytes, view, at, tried)",
+    replace: "hold = areMany",
     test: "test/frames.test.ts",
     caughtBy: "tried many at once end before the first whose checksum does not hold, whichever it is"
   },

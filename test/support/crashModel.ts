@@ -6,7 +6,7 @@
  * kernel, seen through `Log.observe`, or in the file itself where there is only a `Kv`), and synced (it was written
  * before a `sync` began that has resolved, or its own call has promised so). A record's place in `written` is its txid.
  */
-import { Effect, References, Stream } from "effect"
+import { Effect, Stream } from "effect"
 import type { Scope } from "effect"
 import * as Disk from "../../src/Disk.ts"
 import type { CorruptSegment, CorruptTail, IoError, WriterPoisoned } from "../../src/Errors.ts"
@@ -21,7 +21,7 @@ export type Files = SimulatedDisk["files"]
 export type KvOptions = Parameters<typeof Kv.make>[0]
 
 export const over = (disk: SimulatedDisk) => <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
-  Effect.provideService(Effect.provideService(effect, Disk.Disk, disk.service), References.CurrentLoggers, new Set())
+  Effect.provideService(effect, Disk.Disk, disk.service)
 
 export const eventLoopTurn = Effect.callback<void>((resume) => {
   setImmediate(() => resume(Effect.void))

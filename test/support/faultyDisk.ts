@@ -10,7 +10,7 @@
  * It also keeps the books that no store can keep itself: descriptors opened and not closed, uses of a closed one, one closed
  * while a call on it runs, and an fsync repeated on a descriptor whose fsync has failed.
  */
-import { Effect, Latch, References } from "effect"
+import { Effect, Latch } from "effect"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import * as Disk from "../../src/Disk.ts"
@@ -360,7 +360,7 @@ export class FaultyDisk {
 
 /** Runs over that disk, and over it alone. */
 export const over = (disk: FaultyDisk) => <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
-  Effect.provideService(Effect.provideService(effect, Disk.Disk, disk.service), References.CurrentLoggers, new Set())
+  Effect.provideService(effect, Disk.Disk, disk.service)
 
 /** Every file below a directory, by its path in it, as hexadecimal; directories end in a slash. */
 export const tree = (directory: string): { readonly [path: string]: string } => {
