@@ -115,8 +115,8 @@ export interface DiskService {
   /** Makes a directory and its missing parents; the topmost one it made, or `undefined` when all were there. */
   readonly makeDirectory: (path: string) => Effect.Effect<string | undefined, IoError>
   /**
-   * The path from the root, without symbolic links where there is such a path: it leads to the same place when those
-   * are changed.
+   * The path from the root and without symbolic links, where such a path leads there: it still does when those are
+   * changed. Otherwise the nearest to it that does.
    */
   readonly realPath: (path: string) => Effect.Effect<string, IoError>
   /** Makes the entries of a directory durable. */

@@ -3,10 +3,12 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, References, Stream } from "effect"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
+import { pathToFileURL } from "node:url"
 import * as Export from "../src/Export.ts"
 import * as Kv from "../src/Kv.ts"
 import * as Log from "../src/Log.ts"
 import * as Reader from "../src/Reader.ts"
+import { run } from "./support/child.ts"
 import { text } from "./support/faultyDisk.ts"
 import { temporaryDirectory } from "./support/stores.ts"
 
@@ -88,6 +90,40 @@ describe("a store that was opened by a relative name", () => {
       yield* kv.compactTo("target", { onProgress: () => process.chdir(b) })
       assert.deepStrictEqual(NFS.readdirSync(b), [])
       assert.deepStrictEqual(NFS.readdirSync(a).sort(), ["out.jsonl", "store", "target"])
+    }))
+})
+
+describe("a store that can be reached by its relative name only", () => {
+  it.effect.skipIf(process.getuid?.() !== 0)("is opened, written and read by that name", () =>
+    Effect.gen(function*() {
+      const root = yield* temporaryDirectory
+      NFS.chmodSync(root, 0o700)
+      const work = NodePath.join(root, "work")
+      const store = NodePath.join(work, "store")
+      yield* Effect.scoped(Effect.flatMap(Kv.make({ directory: store }), (kv) => kv.put("a", "1")))
+      for (const directory of [work, store]) NFS.chmodSync(directory, 0o777)
+      for (const name of NFS.readdirSync(store)) NFS.chmodSync(NodePath.join(store, name), 0o666)
+      const effect = import.meta.resolve("effect")
+      const library = pathToFileURL(NodePath.resolve("dist/index.js")).href
+      const { code, stderr, stdout } = yield* run(process.execPath, [
+        "--input-type=module",
+        "-e",
+        `
+        const { Effect } = await import(${JSON.stringify(effect)})
+        const { Kv } = await import(${JSON.stringify(library)})
+        process.chdir(${JSON.stringify(work)})
+        process.setgroups([])
+        process.setgid(65534)
+        process.setuid(65534)
+        const open = (use) =>
+          Effect.runPromise(Effect.scoped(Effect.flatMap(Kv.make({ directory: "store", segmentSize: 100 }), use)))
+        await open((kv) => Effect.forEach(["b", "c"], (key) => kv.put(key, "x".repeat(60))))
+        console.log(await open((kv) => kv.size))
+      `
+      ])
+      assert.strictEqual(code, 0, stderr)
+      assert.strictEqual(stdout.trim(), "3")
+      assert.deepStrictEqual(NFS.readdirSync(work), ["store"])
     }))
 })
 

@@ -4,7 +4,6 @@
  */
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as Option from "effect/Option"
 import * as NFS from "node:fs"
 import * as Module from "node:module"
 import * as Path from "node:path"
@@ -159,22 +158,24 @@ const flockNow = (flockSync: FlockSync, path: string, fd: number): Effect.Effect
 const openLock = (path: string): Effect.Effect<LockFile, IoError> =>
   Effect.map(openDescriptor("open", path, O_RDWR | O_CREAT | O_NOFOLLOW), (fd) => makeLockFile(path, fd))
 
-// Some links have a text that leads elsewhere, or nowhere, from here (`/proc/PID/root`): then it is the path itself.
-const realPath: DiskService["realPath"] = (path) => {
-  const absolute = Path.resolve(path)
-  return Effect.zipWith(
-    pooled<NFS.Stats>("stat", path, (done) => NFS.stat(absolute, done)),
-    Effect.option(Effect.flatMap(
-      pooled<string>("resolve", path, (done) => NFS.realpath.native(absolute, done)),
-      (real) =>
-        Effect.map(pooled<NFS.Stats>("stat", path, (done) => NFS.stat(real, done)), (stats) => ({ real, stats }))
-    )),
-    (own, found) =>
-      Option.isSome(found) && found.value.stats.ino === own.ino && found.value.stats.dev === own.dev
-        ? found.value.real
-        : absolute
+const statOf = (path: string): Effect.Effect<NFS.Stats, IoError> =>
+  pooled<NFS.Stats>("stat", path, (done) => NFS.stat(path, done))
+
+// Some links have a text that leads elsewhere, or nowhere, from here (`/proc/PID/root`); and of a directory above the
+// process's own it may not be allowed to pass. So each is asked for, the best first, whether it leads to the same place.
+const realPath: DiskService["realPath"] = Effect.fnUntraced(function*(path) {
+  const { dev, ino } = yield* statOf(path)
+  const leadsThere = (candidate: string): Effect.Effect<string, IoError | undefined> =>
+    Effect.flatMap(
+      statOf(candidate),
+      (there) => there.ino === ino && there.dev === dev ? Effect.succeed(candidate) : Effect.fail(undefined)
+    )
+  return yield* pooled<string>("resolve", path, (done) => NFS.realpath.native(path, done)).pipe(
+    Effect.flatMap(leadsThere),
+    Effect.catch(() => leadsThere(Path.resolve(path))),
+    Effect.orElseSucceed(() => path)
   )
-}
+})
 
 const syncDirectory = (path: string): Effect.Effect<void, IoError> =>
   Effect.acquireUseRelease(
