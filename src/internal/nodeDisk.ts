@@ -162,7 +162,7 @@ const statOf = (path: string): Effect.Effect<NFS.Stats, IoError> =>
   pooled<NFS.Stats>("stat", path, (done) => NFS.stat(path, done))
 
 // Some links have a text that leads elsewhere, or nowhere, from here (`/proc/PID/root`); and of a directory above the
-// process's own it may not be allowed to pass. So each is asked for, the best first, whether it leads to the same place.
+// process's own it may not be allowed to pass. So of each, the best first, it is asked whether it leads there.
 const realPath: DiskService["realPath"] = Effect.fnUntraced(function*(path) {
   const { dev, ino } = yield* statOf(path)
   const leadsThere = (candidate: string): Effect.Effect<string, IoError | undefined> =>
