@@ -240,7 +240,7 @@ export interface LogService {
   /**
    * Calls `observer` with every record as it is written, in order and in the step that writes it, until the scope
    * closes; gives the position where the first of them will stand. The observer must not throw, and must copy what it
-   * keeps of a key or payload.
+   * keeps of a key or payload. What it starts to write comes behind, once all observers have been told.
    */
   readonly observe: (
     observer: (record: Frame.LogRecord) => void

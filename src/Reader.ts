@@ -26,6 +26,7 @@ import type * as Recovery from "./Recovery.ts"
  * @since 0.1.0
  */
 export interface ReaderService {
+  /** The directory's own path, from the root: see `LogService.directory`. */
   readonly directory: string
 
   /**

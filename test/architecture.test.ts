@@ -88,8 +88,9 @@ describe("the house", () => {
   })
 
   it("nothing is left to do", () => {
-    // These words are what is looked for: nothing is unfinished here.
-    for (const file of sources) assert.notMatch(read(file), /\b(TODO|FIXME|XXX)\b|\bas any\b|\bas unknown as\b/, file)
+    // Spelled so that a search for the words themselves does not end here.
+    const left = /\b(TO-?DO|FIX-?ME|X{3})\b|\bas any\b|\bas unknown as\b/
+    for (const file of sources) assert.notMatch(read(file), left, file)
   })
 
   it("every public module is an entry of the package, and nothing internal is", () => {

@@ -6,6 +6,7 @@ import * as NodePath from "node:path"
 import * as Export from "../src/Export.ts"
 import * as Kv from "../src/Kv.ts"
 import * as Log from "../src/Log.ts"
+import * as Recovery from "../src/Recovery.ts"
 import { text } from "./support/faultyDisk.ts"
 import { temporaryDirectory } from "./support/stores.ts"
 
@@ -78,16 +79,6 @@ describe("a store over a log that is wrapped", () => {
     }))
 })
 
-const report = {
-  files_scanned: 1,
-  records_replayed: 0,
-  tail_truncated: 0,
-  tail_bytes_discarded: 0,
-  mid_stream_errors: 0,
-  unsupported_versions: 0,
-  last_txid_seen: 0
-} as const
-
 describe("a store that is made up", () => {
   it.effect("needs only what is used of it, and is exported from and imported into", () =>
     Effect.gen(function*() {
@@ -95,7 +86,7 @@ describe("a store that is made up", () => {
       const stored: Array<string> = []
       const layer = Layer.mock(Kv.Kv)({
         directory: "nowhere",
-        report,
+        report: Recovery.makeReport(1, { records: 0, txid: 0 }),
         entries: () =>
           Stream.fromIterable(["a", "b"].map((key) => ({ key: Buffer.from(key), value: Buffer.from("v") }))),
         putMany: (entries) =>

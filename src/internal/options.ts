@@ -36,9 +36,9 @@ export const logOptionsError = (options: Log.Options): InvalidOptions | undefine
 export const waitError = (wait: Wait | undefined): InvalidOptions | undefined => {
   if (wait === undefined || Schedule.isSchedule(wait)) return undefined
   const limit = Duration.fromInput(wait)
-  // A number that is none would count as zero.
-  const isNumber = typeof wait !== "number" || wait >= 0
-  return isNumber && limit._tag === "Some" && !Duration.isNegative(limit.value)
+  // NaN and a negative number would count as zero.
+  const isInRange = typeof wait !== "number" || wait >= 0
+  return isInRange && limit._tag === "Some" && !Duration.isNegative(limit.value)
     ? undefined
     : refuse("the wait for the lock is a time limit of 0 or above, or a schedule")
 }

@@ -180,8 +180,8 @@ export class Writer {
         if (refused !== undefined) return Effect.fail(refused)
         total += lengthOf(entry)
       }
-      const mayBlock = this.#fitsPiece(total, entries.length) && !this.#start.disk.isTurnOver(entries.length)
-      if (this.#busy || this.observers.isTelling || !mayBlock) {
+      const mustWait = this.#busy || this.observers.isTelling || !this.#fitsPiece(total, entries.length)
+      if (mustWait || this.#start.disk.isTurnOver(entries.length)) {
         return this.#exclusively(Effect.andThen(this.#letOthersRun(0), this.#appendAllHeld(entries)))
       }
       const refs: Array<RecordRef> = []
