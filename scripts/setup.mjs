@@ -1,9 +1,8 @@
-// Makes a checkout ready to run: installs the dependencies of the lock file and sees that the lock addon is built for
-// this Node. Uses nothing but Node and npm, and returns at once when everything is in place.
+// Makes a checkout ready to run: installs the dependencies of the lock file. Uses nothing but Node and npm, and returns
+// at once when everything is in place.
 import { spawnSync } from "node:child_process"
 import { createHash } from "node:crypto"
 import { existsSync, readFileSync, writeFileSync } from "node:fs"
-import { createRequire } from "node:module"
 import { dirname, join } from "node:path"
 import { fileURLToPath } from "node:url"
 
@@ -32,19 +31,4 @@ if (major < 20 || (major === 20 && minor < 19)) fail(`Node 20.19 or later is nee
 if (!existsSync(marker) || readFileSync(marker, "utf8") !== wanted) {
   if (!npm("ci", "--no-audit", "--no-fund", "--loglevel=error")) fail("the dependencies could not be installed")
   writeFileSync(marker, wanted)
-}
-
-const addonLoads = () => {
-  try {
-    createRequire(join(root, "package.json"))("fs-ext")
-    return true
-  } catch {
-    return false
-  }
-}
-
-if (!addonLoads()) {
-  npm("rebuild", "fs-ext")
-  const { status } = spawnSync(process.execPath, ["-e", "require('fs-ext')"], { cwd: root })
-  if (status !== 0) fail("the addon fs-ext could not be built: a C++ compiler, make and python3 are needed")
 }

@@ -1,6 +1,5 @@
 // Runs the suite on other Node versions: `npm run test:nodes -- 24 22` (24 unless told). Each version comes from
-// npm's package `node`, with its headers, so that the lock addon is built for it; each runs in a checkout of its own
-// under .tmp/.
+// npm's package `node`; each runs in a checkout of its own under .tmp/.
 import { execFileSync, spawnSync } from "node:child_process"
 import { cpSync, existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs"
 import { delimiter, dirname, join } from "node:path"
@@ -19,7 +18,7 @@ const run = (command, args, cwd, env) => {
   return spawnSync(command, args, { cwd, env, stdio: "inherit" }).status === 0
 }
 
-/** The folder that holds bin/ and include/ of a version. */
+/** The folder that holds bin/ of a version. */
 const install = (version) => {
   const home = join(root, ".tmp", "nodes", version)
   // The package's own install script brings the binary: a second npm install takes it for a stray, and removes it.
@@ -54,8 +53,7 @@ for (const version of versions) {
   const node = install(version)
   const env = {
     ...outerEnv,
-    PATH: `${join(node, "bin")}${delimiter}${process.env.PATH}`,
-    npm_config_nodedir: node
+    PATH: `${join(node, "bin")}${delimiter}${process.env.PATH}`
   }
   const target = checkout(version)
   console.log(`> node ${execFileSync("node", ["--version"], { env, encoding: "utf8" }).trim()}`)

@@ -78,8 +78,9 @@ export class LockHeld extends Schema.TaggedError<LockHeld>("effect-datawal/LockH
 }
 
 /**
- * The native addon that takes the lock could not be loaded, so the store was not opened: it never goes on without the
- * lock. `command` mends it. Reading needs no lock and goes on working.
+ * The native module that takes the lock, `koffi`, could not be loaded, so the store was not opened: it never goes on
+ * without the lock. `cause` says what was wrong, and `command` installs it with its binary for this platform. Reading
+ * needs no lock and goes on working.
  *
  * @category errors
  * @since 0.1.0
@@ -89,8 +90,8 @@ export class LockUnavailable extends Schema.TaggedError<LockUnavailable>("effect
   { directory: Schema.String, command: Schema.String, cause: Schema.Defect() }
 ) {
   override get message(): string {
-    return `cannot lock ${this.directory}: the addon fs-ext is not built for Node ${process.versions.node}; ` +
-      `run \`${this.command}\``
+    return `cannot lock ${this.directory}: the native module koffi cannot be loaded here; run \`${this.command}\` ` +
+      "where the program is installed"
   }
 }
 

@@ -614,8 +614,10 @@ describe("places", () => {
 
 const root = fileURLToPath(new URL("..", import.meta.url))
 
-/** The built package beside its dependencies, as npm lays it out, with the lock addon left out or broken. */
-const installedWith = (addon: "missing" | "broken") =>
+type Missing = "koffi" | "its binary" | "a binary that loads"
+
+/** The built package beside its dependencies, as npm lays it out, but for what the lock needs. */
+const installedWithout = (missing: Missing) =>
   Effect.gen(function*() {
     const modules = NodePath.join(yield* temporaryDirectory, "node_modules")
     const home = NodePath.join(modules, "effect-datawal")
@@ -625,19 +627,24 @@ const installedWith = (addon: "missing" | "broken") =>
     for (const name of ["effect", "@node-rs"]) {
       NFS.symlinkSync(NodePath.join(root, "node_modules", name), NodePath.join(modules, name))
     }
-    if (addon === "broken") {
-      const fsExt = NodePath.join(modules, "fs-ext")
-      NFS.cpSync(NodePath.join(root, "node_modules", "fs-ext"), fsExt, { recursive: true })
-      NFS.writeFileSync(NodePath.join(fsExt, "build", "Release", "fs_ext.node"), "built for another Node")
+    const bring = (name: string): void =>
+      NFS.cpSync(NodePath.join(root, "node_modules", name), NodePath.join(modules, name), { recursive: true })
+    if (missing !== "koffi") bring("koffi")
+    if (missing === "a binary that loads") {
+      bring("@koromix")
+      const binaries = NFS.readdirSync(modules, { recursive: true, encoding: "utf8" })
+        .filter((name) => name.endsWith("koffi.node"))
+      assert.isNotEmpty(binaries)
+      for (const binary of binaries) NFS.writeFileSync(NodePath.join(modules, binary), "for another machine")
     }
     return NodePath.join(home, "dist", "index.js")
   })
 
-describe("without the addon", () => {
-  for (const addon of ["missing", "broken"] as const) {
-    it.live(`an addon that is ${addon} gives LockUnavailable with the command that mends it, and reading works`, () =>
+describe("without the native module", () => {
+  for (const missing of ["koffi", "its binary", "a binary that loads"] as const) {
+    it.live(`for want of ${missing}, LockUnavailable says which command mends it, and reading works`, () =>
       Effect.gen(function*() {
-        const library = yield* installedWith(addon)
+        const library = yield* installedWithout(missing)
         const directory = yield* temporaryDirectory
         yield* Effect.scoped(Effect.gen(function*() {
           const log = yield* Log.make({ directory })
@@ -646,9 +653,9 @@ describe("without the addon", () => {
         }))
         const refusal = yield* refusalOf(yield* startHolder(directory, "--library", library))
         assert.strictEqual(refusal.tag, "LockUnavailable")
-        assert.strictEqual(refusal.command, "npm rebuild fs-ext")
+        assert.strictEqual(refusal.command, "npm install --include=optional koffi")
         assert.strictEqual(refusal.directory, directory)
-        assert.include(refusal.message, "npm rebuild fs-ext")
+        assert.include(refusal.message, refusal.command ?? "no command")
         const reading = yield* startHolder(directory, "--library", library, "--read")
         assert.strictEqual(yield* reading.until("read"), "read 2")
         assert.strictEqual((yield* reading.ended).code, 0)

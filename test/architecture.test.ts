@@ -68,7 +68,7 @@ describe("the house", () => {
   it("the operating system and the native addons are reached in internal/ only, and by the command for its own input", () => {
     for (const file of sources.filter((file) => !file.startsWith("src/internal/") && !file.startsWith("src/cli/"))) {
       for (const name of importsOf(file)) {
-        assert.notMatch(name, /^(node:)?fs(\/promises)?$|^fs-ext$|^@node-rs\/crc32$/, file)
+        assert.notMatch(name, /^(node:)?fs(\/promises)?$|^koffi$|^@node-rs\/crc32$/, file)
       }
     }
   })

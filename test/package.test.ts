@@ -88,8 +88,7 @@ beforeAll(() => {
       name: "user",
       type: "module",
       private: true,
-      dependencies: { "effect-datawal": `file:${made.filename}`, ...peerDependencies },
-      allowScripts: { "fs-ext": true }
+      dependencies: { "effect-datawal": `file:${made.filename}`, ...peerDependencies }
     })
   )
   npm(["install", "--prefer-offline", "--no-audit", "--no-fund", "--loglevel=error"], project)

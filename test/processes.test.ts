@@ -203,3 +203,12 @@ describe("writers one after the other", () => {
       assert.deepStrictEqual(yield* numbersIn(directory, "small"), [0, 1, 2])
     }))
 })
+
+describe("worker threads", () => {
+  it.live("each with the library loaded, write stores of their own, take turns with one, and read it", () =>
+    Effect.gen(function*() {
+      const child = yield* startNode("workersChild.mjs", [yield* temporaryDirectory, "6"])
+      assert.strictEqual(yield* child.until("ended"), `ended ${6 * 5 + 1}`)
+      assert.strictEqual((yield* child.ended).code, 0)
+    }))
+})

@@ -1,14 +1,14 @@
 /**
- * The `Disk` of Node: `node:fs` for files and `fs-ext` for `flock`, whose lock is the very one the Rust program
- * takes. Where the addon cannot be loaded only locking fails: reading needs no native code.
+ * The `Disk` of Node: `node:fs`, and for the lock `flock(2)`. Where that cannot be bound only locking fails: reading
+ * needs no native code.
  */
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as NFS from "node:fs"
-import * as Module from "node:module"
 import * as Path from "node:path"
 import type { DiskFile, DiskService, LockFile, OpenMode } from "../Disk.ts"
 import { IoError, LockUnavailable } from "../Errors.ts"
+import { flock } from "./flock.ts"
 
 const ioError = (operation: string, path: string, cause: unknown): IoError => {
   const code = typeof cause === "object" && cause !== null && "code" in cause && typeof cause.code === "string"
@@ -91,30 +91,8 @@ const openDescriptor = (operation: string, path: string, flags: number): Effect.
 const open = (path: string, mode: OpenMode): Effect.Effect<DiskFile, IoError> =>
   Effect.map(openDescriptor(mode === "create" ? "create" : "open", path, openFlags[mode]), (fd) => makeFile(path, fd))
 
-/** The command that builds the addon where it is missing or was built for another Node. */
-export const mendCommand = "npm rebuild fs-ext"
-
-type FlockSync = (fd: number, operation: "exnb") => void
-
-// Not only when a lock is asked for: if there were no descriptor left then, Node would take the addon for missing, and
-// remember that for as long as the process lives.
-const loaded = ((): { readonly flockSync: FlockSync } | { readonly cause: unknown } => {
-  try {
-    return Module.createRequire(import.meta.url)("fs-ext") as { readonly flockSync: FlockSync }
-  } catch (cause) {
-    return { cause }
-  }
-})()
-
-const loadFlock = (path: string): Effect.Effect<FlockSync, LockUnavailable> =>
-  "flockSync" in loaded
-    ? Effect.succeed(loaded.flockSync)
-    : Effect.fail(
-      new LockUnavailable({ directory: Path.dirname(path), command: mendCommand, cause: loaded.cause })
-    )
-
 const makeLockFile = (path: string, fd: number): LockFile => ({
-  tryLock: Effect.flatMap(loadFlock(path), (flockSync) => flockNow(flockSync, path, fd)),
+  tryLock: tryLock(path, fd),
   isCurrent: Effect.try({
     try: () => {
       const held = NFS.fstatSync(fd)
@@ -140,17 +118,14 @@ const makeLockFile = (path: string, fd: number): LockFile => ({
   close: close(path, fd)
 })
 
-const flockNow = (flockSync: FlockSync, path: string, fd: number): Effect.Effect<boolean, IoError> =>
-  Effect.suspend(() => {
+const tryLock = (path: string, fd: number): Effect.Effect<boolean, IoError | LockUnavailable> =>
+  Effect.suspend((): Effect.Effect<boolean, IoError | LockUnavailable> => {
+    if ("cause" in flock) return Effect.fail(new LockUnavailable({ directory: Path.dirname(path), ...flock }))
     for (;;) {
-      try {
-        flockSync(fd, "exnb")
-        return Effect.succeed(true)
-      } catch (cause) {
-        const error = ioError("flock", path, cause)
-        if (error.code === "EINTR") continue
-        return error.code === "EAGAIN" || error.code === "EWOULDBLOCK" ? Effect.succeed(false) : Effect.fail(error)
-      }
+      const code = flock.tryExclusive(fd)
+      if (code === undefined) return Effect.succeed(true)
+      if (code === "EAGAIN" || code === "EWOULDBLOCK") return Effect.succeed(false)
+      if (code !== "EINTR") return Effect.fail(new IoError({ operation: "flock", path, code, cause: undefined }))
     }
   })
 

@@ -26,7 +26,7 @@ export const setup = async (): Promise<void> => {
       target: "node20",
       rolldownOptions: { treeshake: false, output: { entryFileNames: "bin.js", codeSplitting: false } }
     },
-    ssr: { noExternal: true, external: ["fs-ext", "@node-rs/crc32", "cli-progress"] }
+    ssr: { noExternal: true, external: ["koffi", "@node-rs/crc32", "cli-progress"] }
   })
   writeFileSync(join(aside, "built"), sources)
   mkdirSync(target, { recursive: true })

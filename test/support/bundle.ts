@@ -22,7 +22,7 @@ export const bundle = <Script extends string>(
       root,
       configFile: false,
       logLevel: "silent",
-      ssr: { noExternal: true, external: ["fs-ext", "@node-rs/crc32"] },
+      ssr: { noExternal: true, external: ["koffi", "@node-rs/crc32"] },
       build: {
         ssr: true,
         outDir,

@@ -27,7 +27,7 @@ const { Lock, Reader } = await import(values.library)
 
 if (values["as-nobody"]) {
   // While it can still be read: the checkout may be in root's own directory.
-  createRequire(import.meta.url)("fs-ext")
+  createRequire(import.meta.url)("koffi")
   process.setgid(65_534)
   process.setuid(65_534)
 }

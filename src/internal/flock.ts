@@ -1,0 +1,37 @@
+/**
+ * `flock(2)`, the very lock the Rust program takes. Node has no call for it; it is bound through `koffi`, which comes
+ * compiled for each platform, and works in worker threads.
+ */
+import * as Module from "node:module"
+import { getSystemErrorName } from "node:util"
+
+/** What this module needs of `koffi`. */
+interface Koffi {
+  readonly load: (path: null) => { readonly func: (prototype: string) => (fd: number, operation: number) => number }
+  readonly errno: () => number
+}
+
+/** An exclusive lock that is not waited for, by Linux's and macOS's numbers alike. */
+const exclusive = 2 | 4
+
+export type Flock =
+  /** The code of the error, if it fails. */
+  | { readonly tryExclusive: (fd: number) => string | undefined }
+  | { readonly command: string; readonly cause: unknown }
+
+const bind = (): Flock => {
+  try {
+    const koffi = Module.createRequire(import.meta.url)("koffi") as Koffi
+    const call = koffi.load(null).func("int flock(int fd, int operation)")
+    return { tryExclusive: (fd) => call(fd, exclusive) === 0 ? undefined : errorName(koffi.errno()) }
+  } catch (cause) {
+    return { command: "npm install --include=optional koffi", cause }
+  }
+}
+
+// What the engine does between the two calls could overwrite it; a lock that was refused stays refused.
+const errorName = (errno: number): string => errno > 0 ? getSystemErrorName(-errno) : "UNKNOWN"
+
+// Not only when a lock is asked for: if there were no descriptor left then, Node would take the addon for missing, and
+// remember that for as long as the process lives.
+export const flock: Flock = bind()
