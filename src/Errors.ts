@@ -72,8 +72,8 @@ export class LockHeld extends Schema.TaggedError<LockHeld>("effect-datawal/LockH
     if (this.pid === process.pid) {
       return `${this.directory} is open in this process (${this.pid}) already; bind its layer to a constant`
     }
-    const holder = this.pid === undefined ? "another writer" : `process ${this.pid}`
-    return `${this.directory} is locked by ${holder}; end that writer, or wait for it with the waitForLock option`
+    const holder = this.pid === undefined ? "" : ` (its .lock names process ${this.pid})`
+    return `${this.directory} is locked by another writer${holder}; end it, or wait for it with the waitForLock option`
   }
 }
 
@@ -144,8 +144,8 @@ export class CorruptSegment extends Schema.TaggedError<CorruptSegment>("effect-d
   override get message(): string {
     const advice = this.reason === "UnknownVersion"
       ? "a newer program may have written it; open it with that one"
-      : "restore the segment from a backup, or read what is before it with `datawal scan`; of the last segment the " +
-        "policy prefix cuts the rest off, keeping a copy"
+      : "restore the segment from a backup, or see docs/recovery.md for what can be saved; of the last segment, and " +
+        "on a copy of the store, the policy prefix cuts everything from there on, keeping a copy"
     return `${this.directory} is corrupt at ${place(this.segment, this.offset)}: ${this.reason}` +
       `${found(this.found)}; ${advice}`
   }
@@ -153,7 +153,8 @@ export class CorruptSegment extends Schema.TaggedError<CorruptSegment>("effect-d
 
 /**
  * The operating system refused an operation. `code` is its errno name (`ENOSPC`, `EIO`, `EACCES` …), or `UNKNOWN`.
- * `EBADF` is what a store answers whose scope has closed.
+ * `EBADF` is what a store answers whose scope has closed when it is asked to read values or to write; what its index
+ * alone can say, it still says as it last was.
  *
  * @category errors
  * @since 0.1.0
@@ -219,7 +220,8 @@ export class LimitExceeded extends Schema.TaggedError<LimitExceeded>("effect-dat
 }
 
 /**
- * No record starts at the position that was asked for.
+ * No record starts at the position that was asked for, nor do the records end there: it is none that this log gave, or
+ * the log has been replaced by another or by an older copy since.
  *
  * @category errors
  * @since 0.1.0
@@ -250,7 +252,7 @@ export class InvalidOptions extends Schema.TaggedError<InvalidOptions>("effect-d
 
 /**
  * The target is something that must not be replaced, and was left as it is: for a compaction a directory that is not
- * empty (`found` names an entry), for an export what is not a regular file.
+ * empty (`found` names an entry), for an export what is not a regular file, or is in the directory of the store.
  *
  * @category errors
  * @since 0.1.0

@@ -85,7 +85,7 @@ export const toLines = (kv: Kv.KvRead): Stream.Stream<string, IoError | CorruptS
  * resolves the new one is durable. A failed or interrupted export leaves no temporary file, a killed one may leave a
  * hidden one. Until the very last step, the rename, the older file stands as it was; if syncing its directory fails
  * after that, or an interruption comes meanwhile, the new file is in its place, whole. `TargetRefused` when the path is
- * a directory, a device or a symbolic link. `onProgress` is told how many lines are written.
+ * a directory, a device or a symbolic link, or lies in the store's own directory. `onProgress` is told how many lines are written.
  *
  * **Example** (Out and back)
  *
@@ -123,17 +123,22 @@ const writeFile = Effect.fnUntraced(function*(
   path: string,
   onProgress: ((records: number) => void) | undefined
 ): Effect.fn.Return<Exported, IoError | CorruptSegment | TargetRefused> {
+  if (path === "" || path.endsWith(NodePath.sep)) {
+    return yield* new TargetRefused({ target: path, found: "a path that names no file" })
+  }
   const parts = yield* readParts(kv)
   const { disk } = parts
-  const given = NodePath.dirname(NodePath.resolve(path))
-  yield* Disk.ensureDirectory(disk, given)
+  const given = NodePath.resolve(path)
+  yield* Disk.ensureDirectory(disk, NodePath.dirname(given))
   // Where that is now, whatever becomes of the links in it.
-  const parent = yield* disk.realPath(given)
+  const parent = yield* disk.realPath(NodePath.dirname(given))
+  // One of its names may be a segment's.
+  if (parent === kv.directory) return yield* new TargetRefused({ target: path, found: "the directory of the store" })
   // A process that died at once may have made them, and not have come to this.
   yield* Disk.syncAncestors(disk, parent)
-  yield* refuseSpecial(disk, parent, path)
-  const target = NodePath.join(parent, NodePath.basename(path))
-  const building = NodePath.join(parent, temporaryName(path))
+  const target = NodePath.join(parent, NodePath.basename(given))
+  yield* refuseSpecial(disk, target, path)
+  const building = NodePath.join(parent, temporaryName(given))
   return yield* Effect.acquireUseRelease(
     disk.open(building, "create"),
     (file) =>
@@ -150,10 +155,11 @@ const writeFile = Effect.fnUntraced(function*(
 
 const refuseSpecial = Effect.fnUntraced(function*(
   disk: Disk.DiskService,
-  parent: string,
+  target: string,
   path: string
 ): Effect.fn.Return<void, IoError | TargetRefused> {
-  const there = (yield* disk.list(parent)).find((entry) => entry.name === NodePath.basename(path))
+  const entries = yield* disk.list(NodePath.dirname(target))
+  const there = entries.find((entry) => entry.name === NodePath.basename(target))
   // Renaming over a link would replace the link: `/dev/stdout` is one.
   if (there !== undefined && (there.isLink || !there.isFile)) {
     const found = there.isLink ? "a symbolic link" : "something that is not a regular file"

@@ -17,7 +17,7 @@ import * as NodePath from "node:path"
 import * as Disk from "./Disk.ts"
 import { type InvalidOptions, IoError, LockHeld, type LockUnavailable } from "./Errors.ts"
 import { closedError } from "./internal/closed.ts"
-import { waitError } from "./internal/options.ts"
+import { lockOptionsError } from "./internal/options.ts"
 
 /** The sentinel's name in the directory. @category constants @since 0.1.0 */
 export const lockFileName = ".lock"
@@ -66,7 +66,7 @@ export interface Unsynced {
  * @category options
  * @since 0.1.0
  */
-export type Wait = Duration.Input | Schedule.Schedule<unknown, LockHeld | LockUnavailable | IoError>
+export type Wait = Duration.Input | Schedule.Schedule<unknown, LockHeld>
 
 // Removing the sentinel between our open and our lock is a mistake, not a habit: give up rather than spin.
 const replaced_attempts_max = 100
@@ -77,7 +77,7 @@ const replaced_attempts_max = 100
  * **Details**
  *
  * Fails with `LockHeld` when another writer has it, with `LockUnavailable` when the lock addon cannot be loaded, with
- * `InvalidOptions` when the wait is neither a time nor a schedule, and with `IoError` when the directory cannot be made
+ * `InvalidOptions` when the directory is empty or the wait neither a time nor a schedule, and with `IoError` when the directory cannot be made
  * or opened, its file system cannot lock, the sentinel is a segment (`EINVAL`) or is replaced over and over
  * (`ESTALE`). It never goes on without the lock.
  *
@@ -104,7 +104,7 @@ export const acquire = (
   options?: { readonly wait?: Wait | undefined }
 ): Effect.Effect<Lock, LockHeld | LockUnavailable | IoError | InvalidOptions, Scope.Scope> => {
   const wait = options?.wait
-  const invalid = waitError(wait)
+  const invalid = lockOptionsError(directory, wait)
   if (invalid !== undefined) return Effect.fail(invalid)
   const attempt = Effect.map(Effect.acquireRelease(take(directory), release), (held): Lock => {
     const { directory, file, unsynced } = held
@@ -121,10 +121,14 @@ export const acquire = (
     }
   })
   if (wait === undefined) return attempt
-  return Effect.retry(attempt, {
-    schedule: Schedule.isSchedule(wait) ? wait : within(wait),
-    while: (error) => error._tag === "LockHeld"
+  // Only a lock that is held is waited for.
+  type Ended = Effect.Effect<Lock, IoError | LockUnavailable>
+  const ended = Effect.matchEffect(attempt, {
+    onFailure: (error): Effect.Effect<Ended, LockHeld> =>
+      error._tag === "LockHeld" ? Effect.fail(error) : Effect.succeed(Effect.fail(error)),
+    onSuccess: (lock) => Effect.succeed<Ended>(Effect.succeed(lock))
   })
+  return Effect.flatten(Effect.retry(ended, Schedule.isSchedule(wait) ? wait : within(wait)))
 }
 
 const within = (limit: Duration.Input): Schedule.Schedule<unknown> => {
@@ -134,7 +138,8 @@ const within = (limit: Duration.Input): Schedule.Schedule<unknown> => {
     Schedule.modifyDelay(({ duration, elapsed }) =>
       Effect.succeed(Duration.millis(Math.min(Duration.toMillis(duration), 100, Math.max(0, limit_ms - elapsed))))
     ),
-    Schedule.upTo({ duration: limit })
+    // By the clock of the program, which a test may hold still: at the limit it is over.
+    Schedule.while(({ elapsed }) => Effect.succeed(elapsed < limit_ms))
   )
 }
 

@@ -239,8 +239,9 @@ export interface LogService {
 
   /**
    * Calls `observer` with every record as it is written, in order and in the step that writes it, until the scope
-   * closes; gives the position where the first of them will stand. The observer must not throw, and must copy what it
-   * keeps of a key or payload. What it starts to write comes behind, once all observers have been told.
+   * closes; gives the position where the first of them will stand. The observer must copy what it keeps of a key or
+   * payload, and should not throw: the record is written then, and all other observers are told, but the call that
+   * wrote it dies with what was thrown. What it starts to write comes behind, once all have been told.
    */
   readonly observe: (
     observer: (record: Frame.LogRecord) => void

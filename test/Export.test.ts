@@ -146,6 +146,25 @@ describe("export", () => {
       assert.deepStrictEqual(leftovers(root), [])
     }))
 
+  it.effect("refuses a path in the store's own directory, one that names no file, and an empty one", () =>
+    Effect.gen(function*() {
+      const kv = yield* fresh
+      yield* kv.put("a", "1")
+      const root = NodePath.dirname(kv.directory)
+      NFS.symlinkSync(kv.directory, NodePath.join(root, "link"))
+      const before = NFS.readdirSync(root, { recursive: true })
+      const paths = ["00000001.dwal", ".lock", "backup"].flatMap((name) => [
+        NodePath.join(kv.directory, name),
+        NodePath.join(root, "link", name)
+      ])
+      for (const path of [...paths, `${NodePath.join(root, "new")}/`, "", ".", ".."]) {
+        const error = yield* Effect.flip(Export.toFile(kv, path))
+        assert.deepInclude(error, { _tag: "TargetRefused", target: path })
+      }
+      assert.deepStrictEqual(NFS.readdirSync(root, { recursive: true }), before)
+      assert.deepInclude(yield* Effect.flip(kv.compactTo("")), { _tag: "TargetRefused", target: "" })
+    }))
+
   it.effect("takes every file name that the file system takes", () =>
     Effect.gen(function*() {
       const kv = yield* fresh

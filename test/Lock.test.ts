@@ -4,6 +4,7 @@
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Clock, Deferred, Effect, Exit, Fiber, Schedule, Scope } from "effect"
+import { TestClock } from "effect/testing"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import { fileURLToPath } from "node:url"
@@ -351,6 +352,27 @@ describe("waiting", () => {
       }
       assert.isFalse(NFS.existsSync(directory))
       yield* Effect.scoped(Lock.acquire(directory, { wait: 0 }))
+    }))
+
+  it.effect("a wait goes by the clock of the program, and is over at its limit", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      yield* Lock.acquire(directory)
+      const waiting = yield* Effect.forkChild(Effect.flip(Lock.acquire(directory, { wait: "1 second" })))
+      yield* TestClock.adjust("999 millis")
+      // Each attempt goes through the thread pool: it is not over as soon as the clock is set.
+      yield* TestClock.withLive(Effect.sleep("50 millis"))
+      assert.isUndefined(waiting.pollUnsafe())
+      for (let at = 0; at < 20; at++) {
+        yield* TestClock.adjust("100 millis")
+        yield* TestClock.withLive(Effect.sleep("5 millis"))
+      }
+      assert.strictEqual((yield* Fiber.join(waiting))._tag, "LockHeld")
+    }))
+
+  it.effect("an empty directory is refused", () =>
+    Effect.gen(function*() {
+      assert.strictEqual((yield* Effect.flip(Lock.acquire("")))._tag, "InvalidOptions")
     }))
 
   it.live("a schedule says how often it is tried", () =>

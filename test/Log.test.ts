@@ -1,5 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import {
+  Cause,
   Config,
   ConfigProvider,
   Deferred,
@@ -780,6 +781,36 @@ describe("observing", () => {
       }))
   }
 
+  for (
+    const { name, write } of [
+      { name: "one record", write: (kv: Kv.KvService) => kv.put("k", "new") },
+      { name: "many at once", write: (kv: Kv.KvService) => kv.putMany([["k", "new"], ["other", "1"]]) },
+      { name: "a large record", write: (kv: Kv.KvService) => kv.put("k", "x".repeat(large)) }
+    ]
+  ) {
+    it.live(`an observer that throws at ${name} keeps it from no other, and what was thrown ends the call`, () =>
+      Effect.gen(function*() {
+        const log = yield* Log.make({ directory: yield* temporaryDirectory })
+        const mine = new Error("mine")
+        let throwing = false
+        yield* log.observe(() => {
+          if (throwing) throw mine
+        })
+        const kv = yield* Effect.provideService(Kv.makeLog, Log.Log, log)
+        yield* kv.put("k", "old")
+        throwing = true
+        const exit = yield* Effect.exit(Effect.asVoid<unknown, Kv.WriteError, never>(write(kv)))
+        assert.isTrue(Exit.isFailure(exit) && Cause.squash(exit.cause) === mine)
+        throwing = false
+        const records = yield* collected(log)
+        const written = records.findLast(({ key }) => text(key) === "k")?.payload
+        assert.notStrictEqual(text(written), "old")
+        assert.deepStrictEqual(yield* kv.get("k"), written)
+        yield* kv.put("next", "1")
+        assert.strictEqual(text(yield* kv.get("next")), "1")
+      }))
+  }
+
   it.live("an observer sees every record in order, in the step that wrote it, until its scope closes", () =>
     Effect.gen(function*() {
       const log = yield* Log.make({ directory: yield* temporaryDirectory, segmentSize: 5_000 })
@@ -805,6 +836,33 @@ describe("observing", () => {
       }))
       yield* log.append("after")
       assert.strictEqual(seen.length, 90)
+    }))
+})
+
+describe("a caller without types", () => {
+  it.effect("who gives what is no record is told so before anything is written", () =>
+    Effect.gen(function*() {
+      const log = yield* Log.make({ directory: yield* temporaryDirectory })
+      yield* log.append("one")
+      const before = yield* log.end
+      const wrong = [5, null, undefined, [1, 2], new Float64Array(1), new DataView(new ArrayBuffer(4)), {}]
+      for (const payload of wrong as Array<unknown> as Array<string>) {
+        for (
+          const append of [
+            log.append(payload),
+            log.appendRecord({ type: "Put", key: payload ?? 5, payload: "1" }),
+            log.appendAll([raw("two"), { type: "Raw", payload }])
+          ]
+        ) {
+          const exit = yield* Effect.exit(Effect.asVoid<unknown, Log.WriteError, never>(append))
+          assert.isTrue(Exit.isFailure(exit) && Cause.squash(exit.cause) instanceof TypeError)
+        }
+      }
+      const nameless = { type: "Nope", payload: "1" } as object as Log.RecordInput
+      assert.isTrue(Exit.hasDies(yield* Effect.exit(log.appendRecord(nameless))))
+      assert.deepStrictEqual(yield* log.end, before)
+      yield* log.append(Buffer.from("two"))
+      assert.deepStrictEqual((yield* collected(log)).map(({ payload }) => text(payload)), ["one", "two"])
     }))
 })
 

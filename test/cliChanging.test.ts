@@ -86,11 +86,15 @@ describe.concurrent("writing", Cli.patience, () => {
 
   it("a value or a key that would be taken for a flag is refused, and never ends well with nothing stored", async () => {
     const store = newPath("store")
-    const misread = ["-hello", "-v", "--help"]
+    const misread = ["-hello", "-v", "--help", "--completions=bash"]
     const calls = misread.flatMap((text) => [
       ["put", store, "--key", "k", text],
+      ["--json=true", "put", store, "--key", "k", text],
       ["put", store, "--key", text, "v"],
-      ["append", store, text]
+      ["append", store, text],
+      ["export", store, text],
+      ["import", store, text],
+      ["compact", store, text]
     ])
     for (const args of [...calls, ["delete", store, "--key", "-hat"], ["get", store, "--key", "-v"]]) {
       assertFails(await datawal(args), 1, /would be taken for a flag; .* behind --/)
@@ -333,13 +337,49 @@ describe.concurrent("with other processes", Cli.patience, () => {
       const writes = [["put", "--key", "a", "b"], ["append", "b"], ["delete", "--key", "a"], ["repair"]] as const
       for (const [command, ...rest] of writes) {
         const ran = await datawal([command, store, ...rest])
-        assertFails(ran, 1, new RegExp(`is locked by process ${child.pid}; try again`))
+        assertFails(
+          ran,
+          1,
+          new RegExp(`is locked by another writer \\(its .lock names process ${child.pid}\\); try again`)
+        )
       }
     } finally {
       child.kill("SIGKILL")
     }
     assert.strictEqual((await ended).signal, "SIGKILL")
     assert.strictEqual((await datawal(["put", store, "--key", "a", "b"])).code, 0)
+  })
+
+  it.runIf(isLinux)("a record whose place could not be printed is said to be stored", async () => {
+    const store = newPath("store")
+    const put = [process.execPath, Cli.bin, "put", store, "--key", "a", "1"]
+    const ran = await Cli.run("sh", ["-c", "exec \"$@\" > /dev/full", "sh", ...put])
+    assertFails(ran, 1, /cannot write to standard output: ENOSPC; the record is stored and durable/)
+    assert.strictEqual((await datawal(["get", store, "--key", "a"])).out, "1\n")
+  })
+
+  it("a directory as standard input is no value and no import", async () => {
+    const store = newPath("store")
+    const command = [process.execPath, Cli.bin]
+    for (const args of [["put", store, "--key", "a", "-"], ["append", store, "-"], ["import", store, "-"]]) {
+      const ran = await Cli.run("sh", ["-c", "exec \"$@\" < /", "sh", ...command, ...args])
+      assertFails(ran, 1, /cannot read standard input: EISDIR/)
+    }
+    assert.isFalse(NFS.existsSync(store))
+  })
+
+  it("advice on damage is of use: a closed segment is cut by nothing, and a path is quoted", async () => {
+    const closed = await datawal(["verify", fixture("closed_crc_bad")])
+    assert.strictEqual(closed.code, 3)
+    assert.match(closed.err, /it is a closed one, which no policy cuts\n$/)
+    const store = newPath("it's a store")
+    NFS.cpSync(fixture("bad_magic"), store, { recursive: true })
+    const active = await datawal(["verify", store])
+    assert.strictEqual(active.code, 3)
+    const advised = /`datawal (.*)`/.exec(active.err)?.[1] ?? ""
+    const repaired = await Cli.run("sh", ["-c", `"${process.execPath}" "${Cli.bin}" ${advised}`])
+    assert.strictEqual(repaired.code, 0, repaired.err)
+    assert.strictEqual((await datawal(["verify", store])).code, 0)
   })
 
   it("a reader that goes away ends the listing quietly with 0", async () => {

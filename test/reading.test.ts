@@ -462,12 +462,20 @@ describe.each(sources)("from a position of $name", ({ make }) => {
     Effect.gen(function*() {
       const directory = yield* store(three)
       const source = yield* make(directory)
-      for (const segment of [0, 1, 2, 3, 4, 5, 99]) {
+      for (const segment of [0, 1, 2, 3, 4]) {
         assert.deepStrictEqual(yield* collect(source.streamFrom({ segment, offset: 0 })), {
           records: all.filter((record) => record.segment >= segment),
           error: undefined
         })
       }
+    }))
+
+  it.effect("a segment behind the last is none of this log's", () =>
+    Effect.gen(function*() {
+      const directory = yield* store(three)
+      const source = yield* make(directory)
+      const { error } = yield* collect(source.streamFrom({ segment: 5, offset: 0 }))
+      assert.deepInclude(error, { _tag: "InvalidPosition", segment: 5, offset: 0 })
     }))
 
   it.effect("no place within a frame is one to start at", () =>

@@ -12,6 +12,7 @@
 import * as Cause from "effect/Cause"
 import * as CliError from "effect/cli/CliError"
 import * as Data from "effect/Data"
+import * as NFS from "node:fs"
 import type { CorruptSegment, CorruptTail, IoError, LockHeld } from "../Errors.ts"
 import type { RecoveryReport } from "../Recovery.ts"
 
@@ -84,16 +85,31 @@ const isTagged = (error: unknown): error is Error & { readonly _tag: string } =>
 // The library's messages name its own options; here some need other words.
 const describe = (error: Error & { readonly _tag: string }): string => {
   if (isLockHeld(error)) {
-    const holder = error.pid === undefined ? "another writer" : `process ${error.pid}`
-    return `${error.directory} is locked by ${holder}; try again when that writer has ended`
+    const holder = error.pid === undefined ? "" : ` (its .lock names process ${error.pid})`
+    return `${error.directory} is locked by another writer${holder}; try again when that has ended`
   }
   if (isCorruption(error)) {
-    const repair = `\`datawal repair ${error.directory} --policy prefix\``
-    return error.message.replace("copy the store, then the policy prefix", `copy the store, then ${repair}`)
-      .replace("the policy prefix", repair)
+    const repair = `\`datawal repair ${quoted(error.directory)} --policy prefix\``
+    return error._tag === "CorruptSegment" && isClosed(error)
+      ? error.message.replace(/of the last segment, .*/, "it is a closed one, which no policy cuts")
+      : error.message.replace("copy the store, then the policy prefix", `copy the store, then ${repair}`)
+        .replace("the policy prefix", repair)
   }
   return error.message
 }
+
+/** Whether there is a later segment: then advice on the last one is of no use. */
+const isClosed = ({ directory, segment }: CorruptSegment): boolean => {
+  const later = (name: string): boolean => /^\d{8}\.dwal$/.test(name) && Number.parseInt(name, 10) > segment
+  try {
+    return NFS.readdirSync(directory).some(later)
+  } catch {
+    return false
+  }
+}
+
+/** As a word of the shell's, for a command that somebody will paste. */
+const quoted = (text: string): string => /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`
 
 const isLockHeld = (error: { readonly _tag: string }): error is LockHeld => error._tag === "LockHeld"
 

@@ -27,9 +27,11 @@ export const open = Effect.fnUntraced(function*(
   path: string
 ): Effect.fn.Return<Stream.Stream<Uint8Array, Failure>, Failure, Stdio.Stdio | Scope.Scope> {
   const stdio = yield* Stdio.Stdio
-  const source = path === standardInput
-    ? Stream.mapError(stdio.stdin, (error) => unreadable("standard input", error.cause))
-    : readFile(path)
+  const source = path !== standardInput
+    ? readFile(path)
+    : isDirectory(0)
+    ? Stream.fail(unreadable("standard input", { code: "EISDIR" }))
+    : Stream.mapError(stdio.stdin, (error) => unreadable("standard input", error.cause))
   const pull = yield* Stream.toPull(source)
   const nothing: ReadonlyArray<Uint8Array> = []
   const first = yield* Pull.catchDone(pull, () => Effect.succeed(nothing))
@@ -37,6 +39,15 @@ export const open = Effect.fnUntraced(function*(
     ? Stream.empty
     : Stream.concat(Stream.fromArray(first), Stream.fromPull(Effect.succeed(pull)))
 })
+
+// Node gives an empty stream for one.
+const isDirectory = (descriptor: number): boolean => {
+  try {
+    return NFS.fstatSync(descriptor).isDirectory()
+  } catch {
+    return false
+  }
+}
 
 // In the order of its bytes, without positions, which a pipe (`<(command)`, /dev/stdin) does not have.
 const readFile = (path: string): Stream.Stream<Uint8Array, Failure> =>

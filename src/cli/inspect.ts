@@ -87,7 +87,7 @@ export const scan = Command.make(
     { command: "datawal scan ./store --limit 10", description: "The first ten" },
     {
       command: "datawal scan ./store --from-segment 2 --from-offset 4096",
-      description: "From a place on, also one behind damage"
+      description: "From the start of a record on, also one behind damage"
     },
     {
       command: "datawal --json scan ./store | jq .txid",

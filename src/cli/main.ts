@@ -53,20 +53,18 @@ const settleSwitches = (args: ReadonlyArray<string>): ReadonlyArray<string> => {
 }
 
 // effect/cli takes `-hello` for the switches -h, -e, -l …, so that it prints the help, ends with 0, and has stored
-// nothing; and a help or version switch counts wherever it stands, even if it was meant as a value.
-const takesText = new Set(["put", "append", "delete", "get"])
-const asks = new Set(["-h", "--help", "-v", "--version"])
+// nothing; and a switch for help, version or completions counts wherever it stands, even if it was meant as a value.
+const takesText = new Set(["put", "append", "delete", "get", "export", "import", "compact"])
+const asks = /^(-[A-Za-z]|--(help|version|completions)$|--completions=)/
 
 const refuseMisread = (args: ReadonlyArray<string>): Effect.Effect<void, Failure> => {
   const end = args.includes("--") ? args.indexOf("--") : args.length
-  const read = args.slice(0, end).filter((arg) => arg !== "--json")
+  const read = args.slice(0, end).filter((arg) => !/^--(json|no-truncate)(=|$)/.test(arg))
   const [command, ...rest] = read
-  const misread = takesText.has(command ?? "") && rest.length > 1
-    ? rest.find((arg) => /^-[A-Za-z]/.test(arg) || asks.has(arg))
-    : undefined
+  const misread = takesText.has(command ?? "") && rest.length > 1 ? rest.find((arg) => asks.test(arg)) : undefined
   return misread === undefined ? Effect.void : Effect.fail(refuse(
-    `${misread} would be taken for a flag; a value that starts with a dash goes behind --, a key is given as ` +
-      `--key=${misread}, and help is \`datawal ${command} --help\``
+    `${misread} would be taken for a flag; a value or a name that starts with a dash goes behind --, a key is given ` +
+      `as --key=${misread}, and help is \`datawal ${command} --help\``
   ))
 }
 

@@ -1,5 +1,6 @@
 /**
- * A progress bar on standard error, for work that takes a while, when that is a terminal; otherwise nothing at all.
+ * A progress bar on standard error, for work that takes a while, when that is a terminal that can redraw a line;
+ * otherwise nothing at all.
  */
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
@@ -49,7 +50,7 @@ const startBar = async ({ label, total, unit }: ProgressOptions, done: number): 
 export const make = Effect.fnUntraced(function*(
   options: ProgressOptions
 ): Effect.fn.Return<Progress, never, Scope.Scope> {
-  if (!process.stderr.isTTY) return () => {}
+  if (!process.stderr.isTTY || process.env["TERM"] === "dumb") return () => {}
   let done = 0
   let bar: Bar | undefined
   yield* Effect.addFinalizer(() => Effect.sync(() => bar?.stop()))

@@ -40,6 +40,7 @@ export const readRecords = (
     Effect.mapError(
       Effect.map(Recovery.listGrowingSegments(store), (segments) => {
         const bounds = { segments, chunkSize: Recovery.chunk_bytes_default }
+        if (from.segment > (segments.at(-1) ?? 0)) return Stream.empty
         return framesFrom(store, from, bounds).pipe(
           // No record starts exactly there: go there from the start of the segment.
           Stream.catchTag("InvalidPosition", () =>

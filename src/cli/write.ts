@@ -6,6 +6,7 @@ import * as Command from "effect/cli/Command"
 import * as Flag from "effect/cli/Flag"
 import * as Effect from "effect/Effect"
 import type * as Log from "../Log.ts"
+import { refuse } from "./failure.ts"
 import * as Flags from "./flags.ts"
 import * as Input from "./input.ts"
 import { Output, printLine } from "./output.ts"
@@ -32,9 +33,14 @@ const write = Effect.fnUntraced(function*(store: string, record: Log.RecordInput
     })
   )
   const { len, offset, segment, txid } = ref
-  yield* (yield* Flags.isJson)
+  const printed = (yield* Flags.isJson)
     ? printLine({ schema: "datawal.cli.v1", kind: "ref", segment, offset, len, txid })
     : Output.use((output) => output.write(refLine(ref)))
+  // Whoever runs it again would write it twice.
+  yield* Effect.mapError(
+    printed,
+    (error) => error.detail === undefined ? error : refuse(`${error.detail}; the record is stored and durable`)
+  )
 })
 
 export const put = Command.make(

@@ -6,8 +6,12 @@ export type Bytes = Uint8Array | string
 
 const encoder = new TextEncoder()
 
-/** The bytes themselves, or a string's UTF-8. */
-export const toBytes = (value: Bytes): Uint8Array => typeof value === "string" ? encoder.encode(value) : value
+/** The bytes themselves, or a string's UTF-8. What the types forbid must throw before anything is made of it. */
+export const toBytes = (value: Bytes): Uint8Array => {
+  if (typeof value === "string") return encoder.encode(value)
+  if (value.BYTES_PER_ELEMENT !== 1) throw new TypeError("a key or a value is a Uint8Array or a string")
+  return value
+}
 
 /** Below this many bytes a loop is faster than a view and a native copy. */
 const looped_bytes_max = 512

@@ -7,7 +7,7 @@ import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import * as NodePath from "node:path"
 import * as Disk from "../Disk.ts"
-import { type IoError, TargetRefused } from "../Errors.ts"
+import { type IoError, LockUnavailable, TargetRefused } from "../Errors.ts"
 import type { CompactError } from "../Kv.ts"
 import type { WriteError } from "../Log.ts"
 import type { Gathered } from "./gather.ts"
@@ -36,6 +36,7 @@ const build = Effect.fnUntraced(function*(
   frames: Effect.Effect<Gathered, never, Scope.Scope>,
   onProgress: ((keys: number) => void) | undefined
 ): Effect.fn.Return<Compacted, CompactError> {
+  if (target === "") return yield* new TargetRefused({ target, found: "an empty path" })
   const disk = yield* Disk.Disk
   const given = NodePath.resolve(target)
   yield* refuseUsed(disk, given, target)
@@ -47,7 +48,14 @@ const build = Effect.fnUntraced(function*(
   const building = NodePath.join(parent, temporaryName(path))
   let renamed = false
   return yield* Effect.gen(function*() {
-    const compacted = yield* Effect.scoped(write(building, frames, onProgress))
+    // The temporary directory is nobody's business.
+    const compacted = yield* Effect.mapError(
+      Effect.scoped(write(building, frames, onProgress)),
+      (error) => {
+        if (error._tag !== "LockUnavailable") return error
+        return new LockUnavailable({ directory: path, command: error.command, cause: error.cause })
+      }
+    )
     // The kernel refuses to rename over a directory that has been filled in the meantime.
     const rename = Effect.catch(
       disk.rename(building, path),

@@ -5,14 +5,13 @@ import type { Entry } from "./writer.ts"
 
 const empty = new Uint8Array(0)
 
-export const toEntry = (record: RecordInput): Entry =>
-  record.type === "Delete"
-    ? { type: "Delete", key: toBytes(record.key), payload: empty }
-    : {
-      type: record.type,
-      key: record.key === undefined ? empty : toBytes(record.key),
-      payload: toBytes(record.payload)
-    }
+export const toEntry = (record: RecordInput): Entry => {
+  const { key, type } = record
+  if (type === "Delete") return { type, key: toBytes(key), payload: empty }
+  // Of a caller without types, who would have it stored as another.
+  if (type !== "Raw" && type !== "Put") throw new TypeError("a record's type is Raw, Put or Delete")
+  return { type, key: key === undefined ? empty : toBytes(key), payload: toBytes(record.payload) }
+}
 
 // An array's own `map` takes half as long as iterating over it.
 export const entriesOf = (records: Iterable<RecordInput>): ReadonlyArray<Entry> =>

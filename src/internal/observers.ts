@@ -3,8 +3,9 @@ import type { Frames } from "./frames.ts"
 import type { Entry, RecordRef } from "./writer.ts"
 
 /**
- * Called in the order of the file, in the step that wrote: with a record, or with many at once. It must not throw, and
- * must copy what it keeps.
+ * Called in the order of the file, in the step that wrote: with a record, or with many at once. It must copy what it
+ * keeps. What is told is written already: when one throws, the others are told all the same, for an index that missed a
+ * record would part from the log; then the first that was thrown ends the call that wrote.
  */
 export interface Observer {
   readonly record: (entry: Entry, ref: RecordRef) => void
@@ -34,20 +35,30 @@ export class Observers {
   }
 
   record(entry: Entry, ref: RecordRef): void {
+    let thrown: { readonly error: unknown } | undefined
     this.#isTelling = true
-    try {
-      for (const observer of this.#all) observer.record(entry, ref)
-    } finally {
-      this.#isTelling = false
+    for (const observer of this.#all) {
+      try {
+        observer.record(entry, ref)
+      } catch (error) {
+        thrown ??= { error }
+      }
     }
+    this.#isTelling = false
+    if (thrown !== undefined) throw thrown.error
   }
 
   frames(frames: Frames): void {
+    let thrown: { readonly error: unknown } | undefined
     this.#isTelling = true
-    try {
-      for (const observer of this.#all) observer.frames(frames)
-    } finally {
-      this.#isTelling = false
+    for (const observer of this.#all) {
+      try {
+        observer.frames(frames)
+      } catch (error) {
+        thrown ??= { error }
+      }
     }
+    this.#isTelling = false
+    if (thrown !== undefined) throw thrown.error
   }
 }

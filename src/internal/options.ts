@@ -14,8 +14,11 @@ const wholeBytesError = (name: string, value: number | undefined): InvalidOption
     ? undefined
     : refuse(`${name} is a whole number of bytes above 0, not ${value}`)
 
+const directoryError = (directory: string): InvalidOptions | undefined =>
+  directory === "" ? refuse("directory is empty") : undefined
+
 export const readerOptionsError = ({ chunkSize, directory }: Reader.Options): InvalidOptions | undefined =>
-  directory === "" ? refuse("directory is empty") : wholeBytesError("chunkSize", chunkSize)
+  directoryError(directory) ?? wholeBytesError("chunkSize", chunkSize)
 
 export const logOptionsError = (options: Log.Options): InvalidOptions | undefined => {
   const { durability, policy, segmentSize } = options
@@ -32,9 +35,9 @@ export const logOptionsError = (options: Log.Options): InvalidOptions | undefine
     : refuse("durability is manual, always or an interval above 0")
 }
 
-/** Of `waitForLock`, which `Lock.acquire` takes as well. */
-export const waitError = (wait: Wait | undefined): InvalidOptions | undefined => {
-  if (wait === undefined || Schedule.isSchedule(wait)) return undefined
+export const lockOptionsError = (directory: string, wait: Wait | undefined): InvalidOptions | undefined => {
+  const invalid = directoryError(directory)
+  if (invalid !== undefined || wait === undefined || Schedule.isSchedule(wait)) return invalid
   const limit = Duration.fromInput(wait)
   // NaN and a negative number would count as zero.
   const isInRange = typeof wait !== "number" || wait >= 0

@@ -61,6 +61,8 @@ const checkPlace = Effect.fnUntraced(function*(
 ): Effect.fn.Return<void, IoError | InvalidPosition> {
   const { offset, segment } = from
   if (!Number.isSafeInteger(segment) || !Number.isSafeInteger(offset)) return yield* invalidPosition(directory, from)
+  // Behind the last segment it is a place of another log, or of this one before it was replaced by an older copy.
+  if (segment > (bounds.segments.at(-1) ?? 1)) return yield* invalidPosition(directory, from)
   if (offset === 0) return
   const known = offset > 0 && bounds.segments.includes(segment) &&
     (bounds.to === undefined || segment < bounds.to.segment || offset <= bounds.to.offset)
