@@ -264,17 +264,29 @@ export const appendFullyNow = (
   end: number
 ): IoError | undefined => {
   let at = start
-  while (at < end) {
-    const count = file.appendNow(bytes, at, end)
-    if (typeof count !== "number") {
-      if (count.code === "EINTR") continue
-      return count
+  try {
+    while (at < end) {
+      const count = file.appendNow(bytes, at, end)
+      if (typeof count !== "number") {
+        if (count.code === "EINTR") continue
+        return count
+      }
+      if (count === 0) return tookNothing(file)
+      at += count
     }
-    if (count === 0) return tookNothing(file)
-    at += count
+  } catch (cause) {
+    return defectError(file.path, cause)
   }
   return undefined
 }
+
+/**
+ * The failure that a disk's defect is to whoever was writing: some of the bytes may be in the file.
+ *
+ * @internal
+ */
+export const defectError = (path: string, cause: unknown): IoError =>
+  new IoError({ operation: "write", path, code: "UNKNOWN", cause })
 
 /**
  * Makes a directory with its missing parents, and makes each new one durable in the directory above it.

@@ -85,7 +85,8 @@ export const toLines = (kv: Kv.KvRead): Stream.Stream<string, IoError | CorruptS
  * resolves the new one is durable. A failed or interrupted export leaves no temporary file, a killed one may leave a
  * hidden one. Until the very last step, the rename, the older file stands as it was; if syncing its directory fails
  * after that, or an interruption comes meanwhile, the new file is in its place, whole. `TargetRefused` when the path is
- * a directory, a device or a symbolic link, or lies in the store's own directory. `onProgress` is told how many lines are written.
+ * a directory, a device or a symbolic link, or lies in the store's own directory. `onProgress` is told how many lines
+ * are written.
  *
  * **Example** (Out and back)
  *

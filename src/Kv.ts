@@ -197,7 +197,7 @@ export interface Options extends Omit<Log.Options, "replay" | "resume"> {
  * @since 0.1.0
  */
 export interface KvService extends KvRead {
-  /** Sets the value of a key. */
+  /** Sets the value of a key. Neither may be changed until it has resolved: until then it is open what is written. */
   readonly put: (key: Bytes, value: Bytes) => Effect.Effect<RecordRef, WriteError>
 
   /**
@@ -214,7 +214,7 @@ export interface KvService extends KvRead {
   /**
    * Reads, decides and writes with no other write of this store in between. `f` is given the value or `undefined`
    * and returns an answer and the new value: `undefined` removes the key, the very bytes it was given change
-   * nothing.
+   * nothing. If `f` throws, nothing is written, and the Effect dies with that.
    */
   readonly modify: <A>(
     key: Bytes,

@@ -9,6 +9,7 @@
  *
  * @since 0.1.0
  */
+import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Schedule from "effect/Schedule"
@@ -128,20 +129,22 @@ export const acquire = (
       error._tag === "LockHeld" ? Effect.fail(error) : Effect.succeed(Effect.fail(error)),
     onSuccess: (lock) => Effect.succeed<Ended>(Effect.succeed(lock))
   })
-  return Effect.flatten(Effect.retry(ended, Schedule.isSchedule(wait) ? wait : within(wait)))
+  const schedule = Schedule.isSchedule(wait) ? Effect.succeed(wait) : within(wait)
+  return Effect.flatMap(schedule, (schedule) => Effect.flatten(Effect.retry(ended, schedule)))
 }
 
-const within = (limit: Duration.Input): Schedule.Schedule<unknown> => {
+// By a clock that nobody sets; the last attempt is at the limit, not behind it.
+const within = Effect.fnUntraced(function*(limit: Duration.Input): Effect.fn.Return<Schedule.Schedule<unknown>> {
   const limit_ms = Duration.toMillis(Duration.fromInputUnsafe(limit))
+  const start = yield* Clock.monotonicTimeNanos
+  const left_ms = Effect.map(Clock.monotonicTimeNanos, (now) => limit_ms - Number(now - start) / 1_000_000)
   return Schedule.exponential("5 millis").pipe(
-    // The last attempt is at the limit, not behind it.
-    Schedule.modifyDelay(({ duration, elapsed }) =>
-      Effect.succeed(Duration.millis(Math.min(Duration.toMillis(duration), 100, Math.max(0, limit_ms - elapsed))))
+    Schedule.modifyDelay(({ duration }) =>
+      Effect.map(left_ms, (left) => Duration.millis(Math.max(0, Math.min(Duration.toMillis(duration), 100, left))))
     ),
-    // By the clock of the program, which a test may hold still: at the limit it is over.
-    Schedule.while(({ elapsed }) => Effect.succeed(elapsed < limit_ms))
+    Schedule.while(() => Effect.map(left_ms, (left) => left > 0))
   )
-}
+})
 
 const take = Effect.fnUntraced(function*(
   directory: string

@@ -81,7 +81,7 @@ export type {
 
 /**
  * A record to append. Keys are at most 65,536 bytes, payloads 64 MiB; strings are stored as UTF-8. The bytes must not
- * be changed until the append has resolved.
+ * be changed until the append has resolved: until then it is open which ones are written.
  *
  * @category models
  * @since 0.1.0
@@ -229,8 +229,8 @@ export interface LogService {
   readonly appendRecord: (record: RecordInput) => Effect.Effect<RecordRef, WriteError>
 
   /**
-   * Appends many records in one write, or few. If one passes a limit, none is written; if a write fails, the first
-   * few of them may be in the log.
+   * Appends many records in one write, or few. If one passes a limit, none is written; if a write fails, or the log is
+   * at its last segment (`LimitExceeded`, `segment`), the first few of them may be in the log.
    */
   readonly appendAll: (records: Iterable<RecordInput>) => Effect.Effect<Array<RecordRef>, WriteError>
 

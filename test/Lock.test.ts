@@ -370,6 +370,23 @@ describe("waiting", () => {
       assert.strictEqual((yield* Fiber.join(waiting))._tag, "LockHeld")
     }))
 
+  it.live("a wait is not longer when somebody sets the time back", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      yield* Lock.acquire(directory)
+      const clock = yield* Clock.Clock
+      let now = Date.now()
+      const setBack: Clock.Clock = Object.create(clock, {
+        currentTimeMillisUnsafe: { value: () => now -= 1_000 },
+        currentTimeMillis: { value: Effect.sync(() => now -= 1_000) }
+      })
+      const error = yield* Effect.flip(Lock.acquire(directory, { wait: "50 millis" })).pipe(
+        Effect.provideService(Clock.Clock, setBack),
+        Effect.timeout("10 seconds")
+      )
+      assert.strictEqual(error._tag, "LockHeld")
+    }))
+
   it.effect("an empty directory is refused", () =>
     Effect.gen(function*() {
       assert.strictEqual((yield* Effect.flip(Lock.acquire("")))._tag, "InvalidOptions")

@@ -13,6 +13,13 @@ export const toBytes = (value: Bytes): Uint8Array => {
   return value
 }
 
+/** A copy of what may be the caller's memory, and a Buffer, whose `slice` is none. */
+export const ownBytes = (bytes: Uint8Array): Uint8Array => new Uint8Array(bytes)
+
+/** The same memory as no Buffer: whoever is told to copy it with `slice` must get a copy. */
+export const plainBytes = (bytes: Uint8Array): Uint8Array =>
+  bytes.constructor === Uint8Array ? bytes : new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+
 /** Below this many bytes a loop is faster than a view and a native copy. */
 const looped_bytes_max = 512
 

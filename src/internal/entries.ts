@@ -16,3 +16,15 @@ export const toEntry = (record: RecordInput): Entry => {
 // An array's own `map` takes half as long as iterating over it.
 export const entriesOf = (records: Iterable<RecordInput>): ReadonlyArray<Entry> =>
   Array.isArray(records) ? records.map(toEntry) : Array.from(records, toEntry)
+
+/**
+ * What can be gone through again, for an effect that may be run again: of an iterator, which is used up by the first
+ * run, what that run found in it.
+ */
+export const repeatable = <A>(items: Iterable<A>): Iterable<A> => {
+  if (Array.isArray(items)) return items
+  const iterator: unknown = items[Symbol.iterator]()
+  if (iterator !== items) return items
+  let found: ReadonlyArray<A> | undefined
+  return { [Symbol.iterator]: () => (found ??= Array.from(items))[Symbol.iterator]() }
+}

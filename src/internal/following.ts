@@ -5,6 +5,7 @@ import * as Stream from "effect/Stream"
 import type { CorruptSegment, IoError } from "../Errors.ts"
 import type { RecordType } from "../Frame.ts"
 import type { LogService } from "../Log.ts"
+import { ownBytes } from "./bytes.ts"
 import type { Written } from "./checkpointing.ts"
 import { firstTxid, recordsOf } from "./frames.ts"
 import type { LogParts } from "./logParts.ts"
@@ -39,11 +40,11 @@ export const projectionOfLog = Effect.fnUntraced(function*(
   const start = yield* parts.observe({
     record: (record, ref) => {
       if (early === undefined) projection.apply(record.type, record.key, ref)
-      else early.push([record.type, record.key.slice(), ref])
+      else early.push([record.type, ownBytes(record.key), ref])
     },
     frames: (frames) => {
       if (early === undefined) projection.fold(frames)
-      else for (const record of recordsOf(frames)) early.push([record.type, record.key.slice(), record])
+      else for (const record of recordsOf(frames)) early.push([record.type, ownBytes(record.key), record])
     }
   })
   yield* Stream.runForEachArray(log.stream, (records) =>

@@ -95,8 +95,8 @@ const makeLockFile = (path: string, fd: number): LockFile => ({
   tryLock: tryLock(path, fd),
   isCurrent: Effect.try({
     try: () => {
-      const held = NFS.fstatSync(fd)
-      const named = NFS.statSync(path, { throwIfNoEntry: false })
+      const held = NFS.fstatSync(fd, { bigint: true })
+      const named = NFS.statSync(path, { bigint: true, throwIfNoEntry: false })
       return named !== undefined && named.ino === held.ino && named.dev === held.dev
     },
     catch: (cause) => ioError("stat", path, cause)
@@ -133,8 +133,9 @@ const tryLock = (path: string, fd: number): Effect.Effect<boolean, IoError | Loc
 const openLock = (path: string): Effect.Effect<LockFile, IoError> =>
   Effect.map(openDescriptor("open", path, O_RDWR | O_CREAT | O_NOFOLLOW), (fd) => makeLockFile(path, fd))
 
-const statOf = (path: string): Effect.Effect<NFS.Stats, IoError> =>
-  pooled<NFS.Stats>("stat", path, (done) => NFS.stat(path, done))
+// In numbers of 64 bits, as some file systems give them: rounded, two could be the same.
+const statOf = (path: string): Effect.Effect<NFS.BigIntStats, IoError> =>
+  pooled<NFS.BigIntStats>("stat", path, (done) => NFS.stat(path, { bigint: true }, done))
 
 // Some links have a text that leads elsewhere, or nowhere, from here (`/proc/PID/root`); and of a directory above the
 // process's own it may not be allowed to pass. So of each, the best first, it is asked whether it leads there.

@@ -9,11 +9,12 @@ import type { KvRead, KvService, Options, Range } from "../Kv.ts"
 import type * as Log from "../Log.ts"
 import type * as Reader from "../Reader.ts"
 import type { RecoveryReport } from "../Recovery.ts"
-import { type Bytes, toBytes } from "./bytes.ts"
+import { type Bytes, ownBytes, toBytes } from "./bytes.ts"
 import { load as loadCheckpoint } from "./checkpoint.ts"
 import { keepCheckpoint, type Written } from "./checkpointing.ts"
 import { closeOnFailure } from "./closeOnFailure.ts"
 import { compact } from "./compaction.ts"
+import { repeatable } from "./entries.ts"
 import { follow, projectionOfLog } from "./following.ts"
 import { keyBytesOf } from "./frames.ts"
 import { registerKv, registerRead } from "./kvParts.ts"
@@ -40,7 +41,10 @@ const makeRead = (
     directory: source.directory,
     report,
     get,
-    getMany: (keys) => Effect.suspend(() => valuesOf(source, projection, Array.from(keys, toBytes))),
+    getMany: (keys) => {
+      const all = repeatable(keys)
+      return Effect.suspend(() => valuesOf(source, projection, Array.from(all, toBytes)))
+    },
     has: (key) => Effect.sync(() => projection.has(toBytes(key))),
     refOf: (key) => Effect.sync(() => projection.placeOf(toBytes(key))),
     size: Effect.sync(() => projection.size),
@@ -60,7 +64,7 @@ const makeRead = (
 }
 
 const optionalBytes = (bytes: Bytes | undefined): Uint8Array | undefined =>
-  bytes === undefined ? undefined : toBytes(bytes)
+  bytes === undefined ? undefined : ownBytes(toBytes(bytes))
 
 // Asked before anything is written: a record whose key found no room would be in the log and not in the index.
 const noRoom = (projection: Projection, keys: number, bytes: number): LimitExceeded | undefined =>
@@ -71,6 +75,28 @@ const noRoom = (projection: Projection, keys: number, bytes: number): LimitExcee
 const noRoomForKey = (projection: Projection, key: Uint8Array): LimitExceeded | undefined =>
   projection.hasRoom(1, key.length) || projection.has(key) ? undefined : noRoom(projection, 1, key.length)
 
+/** Taken by whoever needs that nothing else is written: then small writes wait as well. */
+class Turn {
+  readonly #permit = Semaphore.makeUnsafe(1)
+  #isTaken = false
+
+  get isTaken(): boolean {
+    return this.#isTaken
+  }
+
+  take<A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> {
+    return this.#permit.withPermit(Effect.suspend(() => {
+      this.#isTaken = true
+      return Effect.ensuring(
+        effect,
+        Effect.sync(() => {
+          this.#isTaken = false
+        })
+      )
+    }))
+  }
+}
+
 const makeWrite = (
   log: Log.LogService,
   { appendNow, disk, files, settled, write: writeNext, writeAll, writeFrames }: LogParts,
@@ -78,33 +104,28 @@ const makeWrite = (
 ): KvService => {
   const source = { directory: log.directory, disk, files, read: log.read }
   const { parts, read } = makeRead(source, log.report, projection, Effect.map(log.segments, ({ length }) => length))
-  const turn = Semaphore.makeUnsafe(1)
-  // Set while somebody needs that nothing else is written: then small writes wait for their turn as well.
-  let exclusive = false
-  const exclusively = <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
-    turn.withPermit(Effect.suspend(() => {
-      exclusive = true
-      return Effect.ensuring(
-        effect,
-        Effect.sync(() => {
-          exclusive = false
-        })
-      )
+  const turn = new Turn()
+  // Others may have written while it waited for its turn.
+  const writeInTurn = (record: Log.RecordInput): Effect.Effect<Log.RecordRef, Log.WriteError> =>
+    turn.take(Effect.suspend(() => {
+      const full = record.type === "Put" ? noRoomForKey(projection, toBytes(record.key)) : undefined
+      return full === undefined ? writeNext(record) : Effect.fail(full)
     }))
-  const write = (record: Log.RecordInput) =>
-    (exclusive ? undefined : appendNow(record)) ?? exclusively(writeNext(record))
+  const write = (record: Log.RecordInput) => (turn.isTaken ? undefined : appendNow(record)) ?? writeInTurn(record)
   const modify: KvService["modify"] = (key, f) =>
-    settled(exclusively(
-      Effect.flatMap(read.get(key), (current) => {
+    settled(Effect.suspend(() => {
+      // The caller may use its memory again before the value has been read.
+      const own = ownBytes(toBytes(key))
+      return turn.take(Effect.flatMap(read.get(own), (current) => {
         const [answer, value] = f(current)
         if (value === current) return Effect.succeed(answer)
-        if (value === undefined) return Effect.as(writeNext({ type: "Delete", key }), answer)
-        const full = noRoomForKey(projection, toBytes(key))
+        if (value === undefined) return Effect.as(writeNext({ type: "Delete", key: own }), answer)
+        const full = noRoomForKey(projection, own)
         return full === undefined
-          ? Effect.as(writeNext({ type: "Put", key, payload: value }), answer)
+          ? Effect.as(writeNext({ type: "Put", key: own, payload: value }), answer)
           : Effect.fail(full)
-      })
-    ))
+      }))
+    }))
   const kv: KvService = {
     ...read,
     put: (key, value) =>
@@ -113,17 +134,21 @@ const makeWrite = (
         const full = noRoomForKey(projection, bytes)
         return full === undefined ? write({ type: "Put", key: bytes, payload: value }) : Effect.fail(full)
       })),
-    putMany: (entries) =>
-      settled(Effect.suspend(() => {
+    putMany: (entries) => {
+      const all = repeatable(entries)
+      return settled(Effect.suspend(() => {
         let bytes = 0
-        const records = Array.from(entries, ([key, payload]): Log.RecordInput => {
+        const records = Array.from(all, ([key, payload]): Log.RecordInput => {
           const record = { type: "Put", key: toBytes(key), payload } as const
           bytes += record.key.length
           return record
         })
-        const full = noRoom(projection, records.length, bytes)
-        return full === undefined ? exclusively(writeAll(records)) : Effect.fail(full)
-      })),
+        return turn.take(Effect.suspend(() => {
+          const full = noRoom(projection, records.length, bytes)
+          return full === undefined ? writeAll(records) : Effect.fail(full)
+        }))
+      }))
+    },
     delete: (key) => settled(Effect.suspend(() => write({ type: "Delete", key }))),
     modify,
     sync: log.sync
@@ -131,10 +156,10 @@ const makeWrite = (
   return registerKv(kv, {
     ...parts,
     putFrames: (frames) =>
-      settled(Effect.suspend(() => {
+      settled(turn.take(Effect.suspend(() => {
         const full = noRoom(projection, frames.to - frames.from, keyBytesOf(frames))
-        return full === undefined ? exclusively(writeFrames(frames)) : Effect.fail(full)
-      }))
+        return full === undefined ? writeFrames(frames) : Effect.fail(full)
+      })))
   })
 }
 

@@ -10,10 +10,11 @@ import type * as Frame from "../Frame.ts"
 import * as Lock from "../Lock.ts"
 import type { Appended, LogService, OpenError, Options, RecordInput } from "../Log.ts"
 import * as Recovery from "../Recovery.ts"
+import { plainBytes } from "./bytes.ts"
 import { closedError } from "./closed.ts"
 import { closeOnFailure } from "./closeOnFailure.ts"
 import { type Damage, isDamage } from "./damage.ts"
-import { entriesOf, toEntry } from "./entries.ts"
+import { entriesOf, repeatable, toEntry } from "./entries.ts"
 import { type Frames, recordsOf } from "./frames.ts"
 import { type LogParts, registerLog } from "./logParts.ts"
 import { logOptionsError } from "./options.ts"
@@ -114,7 +115,10 @@ const makeParts = (disk: Disk.DiskService, files: SegmentFiles, writer: Writer, 
   files,
   appendNow: (record) => writer.appendNow(toEntry(record)),
   write: (record) => Effect.suspend(() => writer.append(toEntry(record))),
-  writeAll: (records) => Effect.suspend(() => writer.appendAll(entriesOf(records))),
+  writeAll: (records) => {
+    const all = repeatable(records)
+    return Effect.suspend(() => writer.appendAll(entriesOf(all)))
+  },
   writeFrames: writer.appendFrames,
   settled: settles ? (write) => Effect.flatMap(write, (value) => Effect.as(writer.sync, value)) : (write) => write,
   observe: (observer) =>
@@ -162,7 +166,14 @@ const makeService = ({ chunkSize, directory, files, parts, report, writer }: {
     observe: (observer) =>
       observe({
         record: ({ key, payload, type }, ref) =>
-          observer({ ...ref, type, key, payload, keyLength: key.length, payloadLength: payload.length }),
+          observer({
+            ...ref,
+            type,
+            key: plainBytes(key),
+            payload: plainBytes(payload),
+            keyLength: key.length,
+            payloadLength: payload.length
+          }),
         frames: (frames) => recordsOf(frames).forEach(observer)
       }),
     sync: writer.sync,

@@ -9,7 +9,7 @@ import * as Stream from "effect/Stream"
 import type * as Disk from "../Disk.ts"
 import { CorruptSegment, type InvalidPosition, type IoError } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
-import { sharedBytes, unshared } from "./bytes.ts"
+import { ownBytes, sharedBytes, unshared } from "./bytes.ts"
 import type { Checkpoint } from "./checkpoint.ts"
 import type { Frames, PutFrames } from "./frames.ts"
 import { gather, type Gathered, type KeyValue } from "./gather.ts"
@@ -73,13 +73,14 @@ export class Projection {
 
   /** Folds one record in. Records come in the order of the file; the key is copied. */
   apply(type: Frame.RecordType, key: Uint8Array, place: Place): void {
-    this.#records++
-    this.#bytes += place.len
     if (type === "Put") {
       this.#liveBytes += place.len - this.#keydir.set(key, place.segment, place.offset, place.len)
     } else if (type === "Delete") {
       this.#liveBytes -= this.#keydir.delete(key)
     }
+    // Last: what the index could not take is not counted, so that no checkpoint is written that hides it.
+    this.#records++
+    this.#bytes += place.len
   }
 
   /** `apply` for each frame. The keys of many are hashed, and looked up, before the first is set: see `reach`. */
@@ -102,10 +103,10 @@ export class Projection {
         const keyLen = Frame.keyLengthAt(view, at)
         const len = Frame.lengthAt(view, at)
         const hash = hashes[key] as number
-        this.#records++
-        this.#bytes += len
         if (type === put) this.#liveBytes += len - this.#keydir.setPacked(hash, words, keyLen, segment, base + at, len)
         else if (type === remove) this.#liveBytes -= this.#keydir.deletePacked(hash, words, keyLen)
+        this.#records++
+        this.#bytes += len
         words += keyWords(keyLen)
         at += len
       }
@@ -207,7 +208,8 @@ const readOr = (
   now instanceof Uint8Array
     ? Effect.succeed(now)
     : now === undefined
-    ? readChecked(source, key, place)
+    // The caller may use its memory again before that has ended.
+    ? readChecked(source, ownBytes(key), place)
     : Effect.fail(now)
 
 const noValue = Effect.succeed(undefined)
@@ -216,17 +218,29 @@ const noValue = Effect.succeed(undefined)
 export const valuesOf = Effect.fnUntraced(function*(
   source: Source,
   projection: Projection,
-  keys: ReadonlyArray<Uint8Array>
+  given: ReadonlyArray<Uint8Array>
 ): Effect.fn.Return<Array<Uint8Array<ArrayBuffer> | undefined>, IoError | CorruptSegment> {
+  let keys = given
+  // Before others run, who may use that memory again.
+  const own = (): void => {
+    if (keys === given) keys = given.map(ownBytes)
+  }
   const values: Array<Uint8Array<ArrayBuffer> | undefined> = []
   for (let from = 0; from < keys.length; from += step_keys_max) {
-    if (source.disk.isTurnOver(from === 0 ? 0 : step_keys_max)) yield* Effect.yieldNow
+    if (source.disk.isTurnOver(from === 0 ? 0 : step_keys_max)) {
+      own()
+      yield* Effect.yieldNow
+    }
     for (const place of projection.placesOf(keys, from, Math.min(keys.length, from + step_keys_max))) {
       const key = keys[values.length] as Uint8Array
       if (place === undefined) values.push(undefined)
       else {
         const value = source.files.valueNow(key, place)
-        values.push(value instanceof Uint8Array ? value : yield* readOr(source, key, place, value))
+        if (value instanceof Uint8Array) values.push(value)
+        else {
+          own()
+          values.push(yield* readOr(source, key, place, value))
+        }
       }
     }
   }

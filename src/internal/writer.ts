@@ -22,6 +22,7 @@ import { type Position, segment_max, segmentPath } from "../Recovery.ts"
 import { roomFor } from "./bytes.ts"
 import { closedError } from "./closed.ts"
 import type { Frames, PutFrames } from "./frames.ts"
+import { lengthOf, recordLimit, txidLimit } from "./limits.ts"
 import { Observers } from "./observers.ts"
 import type { SegmentFiles } from "./segmentFiles.ts"
 
@@ -156,15 +157,20 @@ export class Writer {
     // A sync may have failed while this one let others run.
     const refusal = this.#refusal
     if (refusal !== undefined) return yield* refusal
+    if (!this.#hasRoom(lengthOf(entry))) yield* this.#rotateHeld
+    // From here to the frame in one step: bytes that the caller has resized meanwhile must not become half a frame.
     const refused = this.#checkLimits(entry, 1)
     if (refused !== undefined) return yield* refused
     const length = lengthOf(entry)
-    if (!this.#hasRoom(length)) yield* this.#rotateHeld
     if (length <= Disk.blocking_bytes_max) return yield* this.#writeSmall(entry, length)
     const bytes = new Uint8Array(Buffer.allocUnsafeSlow(length).buffer)
+    const keyEnd = Frame.header_bytes + entry.key.length
     Frame.encodeInto(bytes, 0, entry.type, this.#txid + 1, entry.key, entry.payload)
     yield* this.#guard(Disk.appendFully(this.#file, bytes, 0, length))
-    return this.#written(entry, length)
+    // What the file has, not what the caller's memory holds by now.
+    const key = bytes.subarray(Frame.header_bytes, keyEnd)
+    const payload = bytes.subarray(keyEnd, length - Frame.crc_bytes)
+    return this.#written({ type: entry.type, key, payload }, length)
   })
 
   /**
@@ -246,13 +252,14 @@ export class Writer {
     }
   })
 
-  /** Up to which of the entries fit into one piece, and into the segment. */
+  /** Up to which of the entries fit into one piece, and into the segment. Limits: see `#appendHeld`. */
   #batchEnd(entries: ReadonlyArray<Entry>, from: number): number {
     let length = 0
     let to = from
     for (; to < entries.length; to++) {
-      length += lengthOf(entries[to] as Entry)
-      if (!this.#fitsPiece(length, to + 1 - from)) break
+      const entry = entries[to] as Entry
+      length += lengthOf(entry)
+      if (!this.#fitsPiece(length, to + 1 - from) || recordLimit(entry) !== undefined) break
     }
     return to
   }
@@ -329,13 +336,7 @@ export class Writer {
   }
 
   #checkLimits(entry: Entry, records: number): LimitExceeded | undefined {
-    if (entry.key.length > Frame.key_bytes_max) {
-      return new LimitExceeded({ limit: "key", actual: entry.key.length, maximum: Frame.key_bytes_max })
-    }
-    if (entry.payload.length > Frame.payload_bytes_max) {
-      return new LimitExceeded({ limit: "payload", actual: entry.payload.length, maximum: Frame.payload_bytes_max })
-    }
-    return this.#txid > Frame.txid_max - records ? txidLimit(this.#txid + records) : undefined
+    return recordLimit(entry) ?? (this.#txid > Frame.txid_max - records ? txidLimit(this.#txid + records) : undefined)
   }
 
   // A segment takes at least one record, however large.
@@ -479,7 +480,8 @@ export class Writer {
   }
 
   #guard<A>(effect: Effect.Effect<A, IoError>): Effect.Effect<A, IoError> {
-    return Effect.tapError(effect, (error) => Effect.sync(() => this.#poison(error)))
+    const whole = Effect.catchDefect(effect, (cause) => Effect.fail(Disk.defectError(this.#file.path, cause)))
+    return Effect.tapError(whole, (error) => Effect.sync(() => this.#poison(error)))
   }
 
   /** From here on nothing is written: the first failure is the one that later calls name. */
@@ -489,8 +491,3 @@ export class Writer {
     return cause
   }
 }
-
-const lengthOf = (entry: Entry): number => Frame.encodedLength(entry.key.length, entry.payload.length)
-
-const txidLimit = (actual: number): LimitExceeded =>
-  new LimitExceeded({ limit: "txid", actual, maximum: Frame.txid_max })
