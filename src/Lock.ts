@@ -77,10 +77,10 @@ const replaced_attempts_max = 100
  *
  * **Details**
  *
- * Fails with `LockHeld` when another writer has it, with `LockUnavailable` when the lock addon cannot be loaded, with
- * `InvalidOptions` when the directory is empty or the wait neither a time nor a schedule, and with `IoError` when the directory cannot be made
- * or opened, its file system cannot lock, the sentinel is a segment (`EINVAL`) or is replaced over and over
- * (`ESTALE`). It never goes on without the lock.
+ * Fails with `LockHeld` when another writer has it, with `LockUnavailable` when the lock's native module cannot be
+ * loaded, with `InvalidOptions` when the directory is empty or the wait neither a time nor a schedule, and with
+ * `IoError` when the directory cannot be made or opened, its file system cannot lock, the sentinel is a segment
+ * (`EINVAL`) or is replaced over and over (`ESTALE`). It never goes on without the lock.
  *
  * **Example** (Two writers)
  *
