@@ -171,6 +171,14 @@ export interface KvRead {
 export type CompactError = IoError | CorruptSegment | LockUnavailable | TargetRefused
 
 /**
+ * What opening for write can fail with: as for a log.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export type OpenError = Log.OpenError
+
+/**
  * How a store is opened: as a log is, and what becomes of its checkpoint.
  *
  * @category options
@@ -207,6 +215,9 @@ export interface KvService extends KvRead {
   readonly putMany: (
     entries: Iterable<readonly [key: Bytes, value: Bytes]>
   ) => Effect.Effect<Array<RecordRef>, WriteError>
+
+  /** Removes many keys, in order: as `putMany` sets them. */
+  readonly deleteMany: (keys: Iterable<Bytes>) => Effect.Effect<Array<RecordRef>, WriteError>
 
   /** Removes a key. The tombstone is written even when the key has no value. */
   readonly delete: (key: Bytes) => Effect.Effect<RecordRef, WriteError>
@@ -266,7 +277,38 @@ export class KvReader extends Context.Service<KvReader, KvRead>()("effect-datawa
  * @category constructors
  * @since 0.1.0
  */
-export const make = (options: Options): Effect.Effect<KvService, Log.OpenError, Scope.Scope> => openKv(options)
+export const make = (options: Options): Effect.Effect<KvService, OpenError, Scope.Scope> =>
+  Effect.map(openKv(options), ({ kv }) => kv)
+
+/**
+ * `make`, with the log that is under the store: to follow what changes, or to append `Raw` records between the keys.
+ *
+ * **Example** (A feed of changes)
+ *
+ * ```ts
+ * import { Effect, Stream } from "effect"
+ * import { Kv } from "effect-datawal"
+ *
+ * const program = Effect.scoped(Effect.gen(function*() {
+ *   const { kv, log } = yield* Kv.makeWithLog({ directory: "stock" })
+ *   yield* kv.put("apples", "7")
+ *   yield* kv.delete("pears")
+ *   return yield* log.follow({ txid: 1 }).pipe(
+ *     Stream.map(({ key, type }) => `${type} ${new TextDecoder().decode(key)}`),
+ *     Stream.take(2),
+ *     Stream.runCollect
+ *   )
+ * }))
+ *
+ * await Effect.runPromise(program) // => ["Put apples", "Delete pears"]
+ * ```
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const makeWithLog: (
+  options: Options
+) => Effect.Effect<{ readonly kv: KvService; readonly log: Log.LogService }, OpenError, Scope.Scope> = openKv
 
 /**
  * Opens a store over a log that the application provides. What is appended to that log directly shows in it too.
@@ -296,7 +338,18 @@ export const makeReader = (
  * @category layers
  * @since 0.1.0
  */
-export const layer = (options: Options): Layer.Layer<Kv, Log.OpenError> => Layer.effect(Kv, make(options))
+export const layer = (options: Options): Layer.Layer<Kv, OpenError> => Layer.effect(Kv, make(options))
+
+/**
+ * A layer of `makeWithLog`: both services, of one store.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerWithLog = (options: Options): Layer.Layer<Kv | Log.Log, OpenError> =>
+  Layer.effectContext(
+    Effect.map(makeWithLog(options), ({ kv, log }) => Context.add(Context.make(Kv, kv), Log.Log, log))
+  )
 
 /**
  * A layer whose options come from configuration.
@@ -306,7 +359,7 @@ export const layer = (options: Options): Layer.Layer<Kv, Log.OpenError> => Layer
  */
 export const layerConfig = (
   options: Config.Wrap<Options>
-): Layer.Layer<Kv, Log.OpenError | Config.ConfigError> => Layer.effect(Kv, Effect.flatMap(Config.unwrap(options), make))
+): Layer.Layer<Kv, OpenError | Config.ConfigError> => Layer.effect(Kv, Effect.flatMap(Config.unwrap(options), make))
 
 /**
  * A store over the `Log` that the application provides.

@@ -263,6 +263,13 @@ export interface LogService {
    */
   readonly streamFrom: (from: From) => Stream.Stream<Frame.LogRecord, IoError | CorruptSegment | InvalidPosition>
 
+  /**
+   * `streamFrom`, but instead of ending it waits for what is written next; it ends when the log is closed. A record
+   * comes as soon as it is written, durable yet or not. Nothing is buffered: what a slow reader has not taken is read
+   * when it is. From `end` on it is what comes from now on.
+   */
+  readonly follow: (from: From) => Stream.Stream<Frame.LogRecord, IoError | CorruptSegment | InvalidPosition>
+
   /** The record of one reference, checked against its checksum, length and txid. */
   readonly read: (ref: RefLike) => Effect.Effect<Frame.LogRecord, IoError | CorruptSegment | InvalidPosition>
 

@@ -8,6 +8,7 @@
  * @since 0.1.0
  */
 import * as Context from "effect/Context"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
@@ -38,6 +39,16 @@ export interface ReaderService {
   /** The same from a place or a txid on. */
   readonly streamFrom: (
     from: From
+  ) => Stream.Stream<Frame.LogRecord, IoError | CorruptTail | CorruptSegment | InvalidPosition>
+
+  /**
+   * `streamFrom`, but instead of ending it waits for what another process writes next, and looks for it `every` so
+   * long, 100 milliseconds by default. It does not end by itself. At a torn tail it waits until a writer goes on, or
+   * cuts it off.
+   */
+  readonly follow: (
+    from: From,
+    options?: { readonly every?: Duration.Input | undefined }
   ) => Stream.Stream<Frame.LogRecord, IoError | CorruptTail | CorruptSegment | InvalidPosition>
 
   /** The record of one reference, checked against its checksum and length, and its txid if it has one. */

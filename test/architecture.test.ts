@@ -21,6 +21,7 @@ const rooms = [
   "index",
   "testing",
   "Export",
+  "KeyValueStore",
   "Kv",
   "Reader",
   "Log",

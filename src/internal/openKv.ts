@@ -149,6 +149,12 @@ const makeWrite = (
         }))
       }))
     },
+    deleteMany: (keys) => {
+      const all = repeatable(keys)
+      return settled(
+        turn.take(Effect.suspend(() => writeAll(Array.from(all, (key): Log.RecordInput => ({ type: "Delete", key })))))
+      )
+    },
     delete: (key) => settled(Effect.suspend(() => write({ type: "Delete", key }))),
     modify,
     sync: log.sync
@@ -163,13 +169,18 @@ const makeWrite = (
   })
 }
 
+interface OpenKv {
+  readonly kv: KvService
+  readonly log: Log.LogService
+}
+
 /** Opens a store with a log of its own until the scope closes. */
-export const openKv = (options: Options): Effect.Effect<KvService, Log.OpenError, Scope.Scope> =>
+export const openKv = (options: Options): Effect.Effect<OpenKv, Log.OpenError, Scope.Scope> =>
   closeOnFailure(open(options))
 
 const open = Effect.fnUntraced(function*(
   options: Options
-): Effect.fn.Return<KvService, Log.OpenError, Scope.Scope> {
+): Effect.fn.Return<OpenKv, Log.OpenError, Scope.Scope> {
   const invalid = kvOptionsError(options)
   if (invalid !== undefined) return yield* invalid
   const { checkpoint: policy = "auto", ...logOptions } = options
@@ -196,7 +207,7 @@ const open = Effect.fnUntraced(function*(
   let before = (_: Written): void => {}
   yield* follow(parts, projection, (first) => before(first))
   before = yield* keepCheckpoint({ disk, lock, log }, projection, { policy, covered })
-  return makeWrite(log, parts, projection)
+  return { kv: makeWrite(log, parts, projection), log }
 })
 
 /** A store over a log that is open. */

@@ -1,6 +1,7 @@
 /** Opening a log for write: the lock, recovery, the writer, and what they become for users and for this library. */
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Latch from "effect/Latch"
 import type * as Scope from "effect/Scope"
 import * as Sink from "effect/Sink"
 import * as Stream from "effect/Stream"
@@ -18,9 +19,10 @@ import { entriesOf, repeatable, toEntry } from "./entries.ts"
 import { type Frames, recordsOf } from "./frames.ts"
 import { type LogParts, registerLog } from "./logParts.ts"
 import { logOptionsError } from "./options.ts"
-import { framesFrom, invalidPosition, readRef } from "./reading.ts"
+import { framesFrom, type From, invalidPosition, readRef } from "./reading.ts"
 import { recover } from "./repair.ts"
 import { SegmentFiles } from "./segmentFiles.ts"
+import { tailOfLog } from "./tail.ts"
 import { type RecordRef, Writer } from "./writer.ts"
 
 export const segment_bytes_default = 67_108_864
@@ -80,11 +82,13 @@ const open = Effect.fnUntraced(function*(
     lock
   })
   yield* Effect.addFinalizer(() => writer.close)
+  const closing = Latch.makeUnsafe()
+  yield* Effect.addFinalizer(() => closing.open)
   if (durability !== "manual" && durability !== "always") {
     yield* Effect.forkScoped(syncEvery(writer, Duration.fromInputUnsafe(durability)))
   }
   const parts = makeParts(disk, files, writer, durability === "always")
-  const log = makeService({ directory, chunkSize, report, files, writer, parts })
+  const log = makeService({ directory, chunkSize, report, files, writer, parts, closing })
   registerLog(log, parts)
   return { log, parts, lock }
 })
@@ -131,18 +135,23 @@ const makeParts = (disk: Disk.DiskService, files: SegmentFiles, writer: Writer, 
     )
 })
 
-const makeService = ({ chunkSize, directory, files, parts, report, writer }: {
+const makeService = ({ chunkSize, closing, directory, files, parts, report, writer }: {
   readonly directory: string
   readonly chunkSize: number
   readonly report: Recovery.RecoveryReport
   readonly files: SegmentFiles
   readonly writer: Writer
   readonly parts: LogParts
+  readonly closing: Latch.Latch
 }): LogService => {
   const { disk, observe, settled, write, writeAll } = parts
   const appendAll = (records: Iterable<RecordInput>) => settled(writeAll(records))
   // What is there now: whole frames, all of them, so whatever is not a frame is damage.
-  const bounds = () => ({ segments: writer.segments.map(({ id }) => id), to: writer.end, chunkSize })
+  const bounds = (to: Recovery.Position = writer.end) => ({
+    segments: writer.segments.map(({ id }) => id),
+    to,
+    chunkSize
+  })
   const stream = <E extends IoError | InvalidPosition>(
     records: () => Stream.Stream<Frame.LogRecord, E | Damage>
   ): Stream.Stream<Frame.LogRecord, E | IoError | CorruptSegment> =>
@@ -152,6 +161,8 @@ const makeService = ({ chunkSize, directory, files, parts, report, writer }: {
       Stream.catchIf(isDamage, (damage) => Stream.fail(Recovery.segmentError(directory, damage))),
       Stream.provideService(Disk.Disk, disk)
     )
+  const streamFrom = (from: From, to?: Recovery.Position) =>
+    stream<IoError | InvalidPosition>(() => framesFrom(directory, from, bounds(to)))
   return {
     directory,
     report,
@@ -179,7 +190,8 @@ const makeService = ({ chunkSize, directory, files, parts, report, writer }: {
     sync: writer.sync,
     rotate: writer.rotate,
     stream: stream<IoError>(() => Recovery.frames(directory, bounds())),
-    streamFrom: (from) => stream<IoError | InvalidPosition>(() => framesFrom(directory, from, bounds())),
+    streamFrom: (from) => streamFrom(from),
+    follow: (from) => tailOfLog({ end: () => writer.end, read: streamFrom, observe, closing }, from),
     read: (ref) =>
       Effect.suspend(() =>
         writer.holds(ref)

@@ -10,8 +10,9 @@ import * as Recovery from "../Recovery.ts"
 import { type Damage, isDamage } from "./damage.ts"
 import { type Frames, recordsOf } from "./frames.ts"
 import { readerOptionsError } from "./options.ts"
-import { type Bounds, framesFrom, readRef } from "./reading.ts"
+import { type Bounds, framesFrom, type From, readRef } from "./reading.ts"
 import { SegmentFiles, type SegmentReads } from "./segmentFiles.ts"
+import { tailOfReader } from "./tail.ts"
 
 export interface OpenReader {
   readonly reader: ReaderService
@@ -42,10 +43,12 @@ export const openReader = Effect.fnUntraced(function*(
   const stream = <E extends IoError | InvalidPosition>(
     frames: (bounds: Bounds) => Stream.Stream<Frame.LogRecord, E | Damage>
   ) => Stream.unwrap(Effect.map(bounds, frames)).pipe(endTorn(directory), Stream.provideService(Disk.Disk, disk))
+  const streamFrom = (from: From) => stream((bounds) => framesFrom(directory, from, bounds))
   const reader: ReaderService = {
     directory,
     stream: stream<IoError>((bounds) => Recovery.frames(directory, bounds)),
-    streamFrom: (from) => stream((bounds) => framesFrom(directory, from, bounds)),
+    streamFrom,
+    follow: (from, options) => tailOfReader(streamFrom, from, options?.every),
     read: (ref) => readRef(disk, directory, files, ref, chunkSize),
     segments: onDisk(
       Effect.flatMap(

@@ -1,0 +1,103 @@
+/**
+ * A `Kv` as Effect's own `KeyValueStore`: for what is written against that service, such as `toSchemaStore` or
+ * `Persistence`, in the place of a file for each key (`layerFileSystem`).
+ *
+ * Keys are strings, stored as UTF-8. Writes are as durable as the `Kv` is opened to make them; `modify` is one step in
+ * which nothing else is written. What fails is a `KeyValueStoreError` whose `cause` is the error of this library.
+ *
+ * Effect calls that interface unstable: this module follows it, and the others do not depend on it. It is an entry of
+ * its own, `effect-datawal/KeyValueStore`.
+ *
+ * @since 0.1.0
+ */
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as KeyValueStore from "effect/persistence/KeyValueStore"
+import * as Stream from "effect/Stream"
+import type { Bytes } from "./internal/bytes.ts"
+import * as Kv from "./Kv.ts"
+
+const decoder = new TextDecoder("utf-8", { ignoreBOM: true })
+
+const textOf = (value: Uint8Array | undefined): string | undefined =>
+  value === undefined ? undefined : decoder.decode(value)
+
+type Attempt = <A, E extends Error>(effect: Effect.Effect<A, E>) => Effect.Effect<A, KeyValueStore.KeyValueStoreError>
+
+const attempt = (method: string, key?: string): Attempt =>
+  Effect.mapError((cause) =>
+    new KeyValueStore.KeyValueStoreError({
+      method,
+      message: cause.message,
+      cause,
+      ...(key === undefined ? {} : { key })
+    })
+  )
+
+const over = (kv: Kv.KvService): KeyValueStore.KeyValueStore => {
+  const clearPrefix = (prefix: string) =>
+    attempt("clearPrefix")(Stream.runForEachArray(kv.keys({ prefix }), (keys) => kv.deleteMany(keys)))
+  // A key without a value stays without one, as the interface has it.
+  const change = <A extends Bytes>(key: string, f: (current: Uint8Array<ArrayBuffer>) => A) =>
+    attempt("modify", key)(kv.modify(key, (current): readonly [A | undefined, Bytes | undefined] => {
+      if (current === undefined) return [undefined, undefined]
+      const value = f(current)
+      return [value, value]
+    }))
+  return KeyValueStore.make({
+    get: (key) => Effect.map(attempt("get", key)(kv.get(key)), textOf),
+    getUint8Array: (key) => attempt("getUint8Array", key)(kv.get(key)),
+    set: (key, value) => Effect.asVoid(attempt("set", key)(kv.put(key, value))),
+    // Of a key without a value no tombstone is needed.
+    remove: (key) =>
+      Effect.flatMap(kv.has(key), (has) => has ? Effect.asVoid(attempt("remove", key)(kv.delete(key))) : Effect.void),
+    clear: clearPrefix(""),
+    clearPrefix,
+    size: kv.size,
+    isEmpty: kv.isEmpty,
+    has: kv.has,
+    keys: Effect.map(Stream.runCollect(kv.keys()), (keys) => keys.map((key) => decoder.decode(key))),
+    modify: (key, f) => change(key, (current) => f(decoder.decode(current))),
+    modifyUint8Array: change
+  })
+}
+
+/**
+ * The `Kv` of the context as a `KeyValueStore`.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make: Effect.Effect<KeyValueStore.KeyValueStore, never, Kv.Kv> = Effect.map(Kv.Kv, over)
+
+/**
+ * A `KeyValueStore` over the `Kv` that the application provides.
+ *
+ * **Example** (Values with a schema)
+ *
+ * ```ts
+ * import { Effect, Layer, Option, Schema } from "effect"
+ * import { KeyValueStore as Store } from "effect/persistence"
+ * import { Kv } from "effect-datawal"
+ * import * as KeyValueStore from "effect-datawal/KeyValueStore"
+ *
+ * const User = Schema.Struct({ name: Schema.String })
+ *
+ * const StoreLive = Layer.provide(KeyValueStore.layer, Kv.layer({ directory: "users" }))
+ *
+ * const program = Effect.gen(function*() {
+ *   const users = Store.toSchemaStore(yield* Store.KeyValueStore, User)
+ *   yield* users.set("1", { name: "Ada" })
+ *   return Option.getOrUndefined(yield* users.get("1"))
+ * })
+ *
+ * await Effect.runPromise(Effect.provide(program, StoreLive)) // => { name: "Ada" }
+ * ```
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer: Layer.Layer<KeyValueStore.KeyValueStore, never, Kv.Kv> = Layer.effect(
+  KeyValueStore.KeyValueStore,
+  make
+)

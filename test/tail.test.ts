@@ -1,0 +1,185 @@
+/** Following a log: every record once and in order, those that are there and those that come. */
+import { assert, describe, it } from "@effect/vitest"
+import { Deferred, Effect, Exit, Fiber, Ref, Scope, Stream } from "effect"
+import * as NFS from "node:fs"
+import * as NodePath from "node:path"
+import * as Disk from "../src/Disk.ts"
+import * as Log from "../src/Log.ts"
+import * as Reader from "../src/Reader.ts"
+import { startNode } from "./support/child.ts"
+import { text } from "./support/faultyDisk.ts"
+import { numberOf } from "./support/payloads.mjs"
+import { temporaryDirectory } from "./support/stores.ts"
+
+const numbers = (count: number, from = 0): ReadonlyArray<number> => Array.from({ length: count }, (_, at) => from + at)
+
+const raw = (payload: string): Log.RecordInput => ({ type: "Raw", payload })
+
+const txids = (records: ReadonlyArray<{ readonly txid: number }>): ReadonlyArray<number> =>
+  records.map(({ txid }) => txid)
+
+const large = "x".repeat(Disk.blocking_bytes_max)
+
+describe("of a log that is open for write", () => {
+  it.live("gives what is there and what comes, over batches, rotations and large records", () =>
+    Effect.gen(function*() {
+      const log = yield* Log.make({ directory: yield* temporaryDirectory, segmentSize: 2_000 })
+      yield* log.appendAll(numbers(100).map((at) => raw(`${at}`)))
+      const following = yield* Effect.forkChild(
+        Stream.runCollect(Stream.take(log.follow({ segment: 1, offset: 0 }), 1_202)),
+        { startImmediately: true }
+      )
+      for (const at of numbers(50)) {
+        yield* Effect.all(
+          [log.append(`${at}`), log.appendAll(numbers(20).map(() => raw("batch"))), log.append(`${at}`)],
+          { concurrency: "unbounded" }
+        )
+        if (at % 7 === 0) yield* log.rotate
+        if (at % 5 === 0) yield* Effect.sleep("1 millis")
+        if (at === 20 || at === 30) yield* log.append(large)
+      }
+      assert.deepStrictEqual(txids(yield* Fiber.join(following)), numbers(1_202, 1))
+    }))
+
+  it.live("from the end on, gives what comes, at once", () =>
+    Effect.gen(function*() {
+      const log = yield* Log.make({ directory: yield* temporaryDirectory })
+      yield* log.append("before")
+      const seen = yield* Ref.make<ReadonlyArray<string | undefined>>([])
+      const following = yield* Effect.forkChild(
+        Stream.runForEach(
+          log.follow(yield* log.end),
+          ({ payload }) => Ref.update(seen, (all) => [...all, text(payload)])
+        ),
+        { startImmediately: true }
+      )
+      for (const each of ["one", "two", "three"]) {
+        yield* log.append(each)
+        yield* Effect.sleep("20 millis")
+        assert.strictEqual((yield* Ref.get(seen)).at(-1), each)
+      }
+      assert.deepStrictEqual(yield* Ref.get(seen), ["one", "two", "three"])
+      yield* Fiber.interrupt(following)
+    }))
+
+  it.live("from a txid that is still to come, gives that one and what comes behind it", () =>
+    Effect.gen(function*() {
+      const log = yield* Log.make({ directory: yield* temporaryDirectory })
+      const following = yield* Effect.forkChild(Stream.runCollect(Stream.take(log.follow({ txid: 4 }), 2)), {
+        startImmediately: true
+      })
+      for (const at of numbers(6)) {
+        yield* log.append(`${at}`)
+        yield* Effect.sleep("2 millis")
+      }
+      assert.deepStrictEqual(txids(yield* Fiber.join(following)), [4, 5])
+    }))
+
+  it.live("a reader that is slow misses nothing, and holds no writer up", () =>
+    Effect.gen(function*() {
+      const log = yield* Log.make({ directory: yield* temporaryDirectory, segmentSize: 10_000 })
+      const gate = yield* Deferred.make<void>()
+      const following = yield* Effect.forkChild(
+        log.follow({ segment: 1, offset: 0 }).pipe(
+          Stream.mapEffect((record) => Effect.as(Deferred.await(gate), record)),
+          Stream.take(2_001),
+          Stream.runCollect
+        ),
+        { startImmediately: true }
+      )
+      yield* log.append("first")
+      yield* Effect.sleep("10 millis")
+      for (const at of numbers(20)) yield* log.appendAll(numbers(100).map(() => raw(`${at}`)))
+      yield* Deferred.succeed(gate, undefined)
+      assert.deepStrictEqual(txids(yield* Fiber.join(following)), numbers(2_001, 1))
+    }))
+
+  it.live("ends when the log is closed", () =>
+    Effect.gen(function*() {
+      const scope = yield* Scope.make()
+      const log = yield* Scope.provide(Log.make({ directory: yield* temporaryDirectory }), scope)
+      yield* log.append("one")
+      const following = yield* Effect.forkChild(Stream.runCollect(log.follow({ segment: 1, offset: 0 })), {
+        startImmediately: true
+      })
+      yield* Effect.sleep("20 millis")
+      yield* Scope.close(scope, Exit.void)
+      assert.deepStrictEqual(txids(yield* Fiber.join(following)), [1])
+      assert.deepInclude(yield* Effect.flip(log.append("late")), { _tag: "IoError", code: "EBADF" })
+    }))
+
+  it.live("a place that is none of this log's is refused, and a damaged record is an error", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const log = yield* Log.make({ directory })
+      yield* log.appendAll([raw("one"), raw("two"), raw("three")])
+      for (const from of [{ segment: 1, offset: 5 }, { segment: 2, offset: 0 }]) {
+        assert.strictEqual((yield* Effect.flip(Stream.runDrain(log.follow(from))))._tag, "InvalidPosition")
+      }
+      const segment = NodePath.join(directory, "00000001.dwal")
+      const descriptor = NFS.openSync(segment, "r+")
+      NFS.writeSync(descriptor, "?", 31 + 26)
+      NFS.closeSync(descriptor)
+      const seen: Array<number> = []
+      const error = yield* Effect.flip(
+        Stream.runForEach(log.follow({ segment: 1, offset: 0 }), ({ txid }) =>
+          Effect.sync(() => {
+            seen.push(txid)
+          }))
+      )
+      assert.strictEqual(error._tag, "CorruptSegment")
+      assert.deepStrictEqual(seen, [1])
+    }))
+})
+
+describe("of a reader beside a writer", () => {
+  const fast = { every: "1 millis" } as const
+
+  it.live("gives every record once over rotations, the writer's end, a torn tail and the next writer", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const seen: Array<number> = []
+      const write = (count: number) =>
+        Effect.scoped(Effect.gen(function*() {
+          const log = yield* Log.make({ directory, segmentSize: 1_000 })
+          for (const at of numbers(count)) {
+            yield* at % 3 === 0 ? log.appendAll([raw("a"), raw("b")]) : log.append(`${at}`)
+            if (at % 10 === 0) yield* Effect.sleep("2 millis")
+          }
+          return { txid: (yield* log.end).txid, segment: (yield* log.end).segment }
+        }))
+      const until = (txid: number) =>
+        Effect.repeat(Effect.sleep("2 millis"), { until: () => (seen.at(-1) ?? 0) >= txid }).pipe(
+          Effect.timeout("10 seconds")
+        )
+      let { segment, txid } = yield* write(1)
+      const reader = yield* Reader.make({ directory })
+      yield* Effect.forkScoped(
+        Stream.runForEach(reader.follow({ txid: 1 }, fast), (record) =>
+          Effect.sync(() => {
+            seen.push(record.txid)
+          })),
+        { startImmediately: true }
+      )
+      for (const torn of ["", "DWAL", "DWAL\u0001\u0000\u0000"]) {
+        ;({ segment, txid } = yield* write(60))
+        yield* until(txid)
+        const path = NodePath.join(directory, `${String(segment).padStart(8, "0")}.dwal`)
+        NFS.appendFileSync(path, torn)
+        yield* Effect.sleep("10 millis")
+      }
+      assert.deepStrictEqual(seen, numbers(txid, 1))
+    }))
+
+  it.live("sees what another process writes, while it does", () =>
+    Effect.gen(function*() {
+      const root = yield* temporaryDirectory
+      const child = yield* startNode("busyChild.mjs", [root, "small=0"])
+      yield* child.until("small written")
+      const directory = NodePath.join(root, "small")
+      const reader = yield* Reader.make({ directory })
+      const found = yield* Stream.runCollect(Stream.take(reader.follow({ txid: 1 }, fast), 5_000))
+      assert.deepStrictEqual(txids(found), numbers(5_000, 1))
+      assert.deepStrictEqual(found.map(({ payload }) => numberOf(payload)), numbers(5_000))
+    }))
+})
