@@ -177,6 +177,51 @@ describe("reading and writing", () => {
       }))
     }))
 
+  it.effect("deleteMany removes in order, writes a tombstone for each, and if one passes a limit removes none", () =>
+    Effect.gen(function*() {
+      const disk = new FaultyDisk()
+      yield* over(disk)(Effect.gen(function*() {
+        const directory = yield* temporaryDirectory
+        const kv = yield* Kv.make({ directory, durability: "always" })
+        yield* kv.putMany(["a", "b", "c"].map((key) => [key, key]))
+        const syncs = () => disk.calls.filter(({ kind }) => kind === "sync").length
+        const before = syncs()
+        const refs = yield* kv.deleteMany(new Set(["c", "nobody", "a"]))
+        assert.deepStrictEqual(refs.map((ref) => ref.txid), [4, 5, 6])
+        assert.strictEqual(syncs(), before + 1)
+        assert.deepStrictEqual((yield* kv.getMany(["a", "b", "c"])).map((value) => text(value)), [
+          undefined,
+          "b",
+          undefined
+        ])
+        const calls = disk.calls.length
+        assert.strictEqual((yield* Effect.flip(kv.deleteMany(["b", new Uint8Array(65_537)])))._tag, "LimitExceeded")
+        assert.strictEqual(disk.calls.length, calls)
+        assert.deepStrictEqual(yield* kv.deleteMany([]), [])
+        const reader = yield* Kv.makeReader({ directory })
+        assert.strictEqual(yield* reader.size, 1)
+      }))
+    }))
+
+  it.effect("a store and its log are one, by constructor and by layer", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const program = Effect.gen(function*() {
+        const [kv, log] = [yield* Kv.Kv, yield* Log.Log]
+        yield* kv.put("a", "1")
+        yield* log.append("an event")
+        yield* log.appendRecord({ type: "Put", key: "b", payload: "2" })
+        assert.strictEqual(text(yield* kv.get("b")), "2")
+        return (yield* Stream.runCollect(log.stream)).map(({ type }) => type)
+      })
+      const types = ["Put", "Raw", "Put"]
+      assert.deepStrictEqual(yield* Effect.provide(program, Kv.layerWithLog({ directory })), types)
+      const { kv, log } = yield* Kv.makeWithLog({ directory, checkpoint: "always" })
+      assert.strictEqual(yield* kv.size, 2)
+      assert.strictEqual(log.directory, kv.directory)
+      assert.strictEqual((yield* log.end).txid, 3)
+    }))
+
   it.effect("a key or value beyond its limit is refused before any I/O, whatever the way", () =>
     Effect.gen(function*() {
       const disk = new FaultyDisk()
