@@ -796,6 +796,9 @@ describe("observing", () => {
         yield* log.observe(() => {
           if (throwing) throw mine
         })
+        yield* log.observe(() => {
+          if (throwing) throw new Error("another's")
+        })
         const kv = yield* Effect.provideService(Kv.makeLog, Log.Log, log)
         yield* kv.put("k", "old")
         throwing = true

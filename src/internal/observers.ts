@@ -35,30 +35,36 @@ export class Observers {
   }
 
   record(entry: Entry, ref: RecordRef): void {
-    let thrown: { readonly error: unknown } | undefined
+    const all = this.#all
+    let told = 0
     this.#isTelling = true
-    for (const observer of this.#all) {
-      try {
-        observer.record(entry, ref)
-      } catch (error) {
-        thrown ??= { error }
-      }
+    try {
+      while (told < all.length) (all[told++] as Observer).record(entry, ref)
+    } finally {
+      if (told < all.length) tellRest(all.slice(told), (observer) => observer.record(entry, ref))
+      this.#isTelling = false
     }
-    this.#isTelling = false
-    if (thrown !== undefined) throw thrown.error
   }
 
   frames(frames: Frames): void {
-    let thrown: { readonly error: unknown } | undefined
+    const all = this.#all
+    let told = 0
     this.#isTelling = true
-    for (const observer of this.#all) {
-      try {
-        observer.frames(frames)
-      } catch (error) {
-        thrown ??= { error }
-      }
+    try {
+      while (told < all.length) (all[told++] as Observer).frames(frames)
+    } finally {
+      if (told < all.length) tellRest(all.slice(told), (observer) => observer.frames(frames))
+      this.#isTelling = false
     }
-    this.#isTelling = false
-    if (thrown !== undefined) throw thrown.error
+  }
+}
+
+const tellRest = (rest: ReadonlyArray<Observer>, tell: (observer: Observer) => void): void => {
+  for (const observer of rest) {
+    try {
+      tell(observer)
+    } catch {
+      // The first that was thrown is the one that is reported.
+    }
   }
 }
