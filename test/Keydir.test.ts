@@ -7,7 +7,7 @@ import { Arbitrary, Schema } from "effect"
 import * as Frame from "../src/Frame.ts"
 import { halfSipHash } from "../src/internal/halfSipHash.ts"
 import { type FrozenKeydir, Keydir, type KeydirSnapshot, type KeyRange } from "../src/internal/keydir.ts"
-import { key_bytes_max, len_max, type Located, slab_words } from "../src/internal/keyRecord.ts"
+import { key_bytes_max, len_max, locate, type Located, slab_words } from "../src/internal/keyRecord.ts"
 import { copyShared, isShared, noSlots } from "../src/internal/keyTable.ts"
 
 type Model = Map<string, Omit<Located, "key">>
@@ -28,17 +28,17 @@ const numbered = (n: number): Buffer => {
   return scratch
 }
 
-/** Walks to the end; every batch must keep to its bounds. */
+/** Walks to the end; every step must keep to its bounds. */
 const drain = (
   snapshot: KeydirSnapshot,
-  options: { readonly ordered: boolean; readonly range?: KeyRange; readonly batch?: number }
+  options: { readonly ordered: boolean; readonly range?: KeyRange }
 ): { readonly located: ReadonlyArray<Located>; readonly steps: number } => {
   const located: Array<Located> = []
   let steps = 0
-  for (const batch of snapshot.batches(options)) {
+  for (const entries of snapshot.entries(options)) {
     steps++
-    assert.isAtMost(batch.length, Math.min(options.batch ?? 1_024, 2_048))
-    for (const each of batch) located.push(each)
+    assert.isAtMost(entries.length, 2_048)
+    for (const entry of entries) located.push(locate(snapshot.slabs, entry))
   }
   return { located, steps }
 }
@@ -49,13 +49,12 @@ const within = (k: Uint8Array, { from, prefix, to }: KeyRange): boolean =>
   (to === undefined || Buffer.compare(k, to) < 0)
 
 /** Both walks give exactly the model's keys in range, at their places, the ordered one in order. */
-const same = (snapshot: KeydirSnapshot, model: Model, range: KeyRange = {}, batch?: number): void => {
+const same = (snapshot: KeydirSnapshot, model: Model, range: KeyRange = {}): void => {
   assert.strictEqual(snapshot.size, model.size)
   const expected = [...model.keys()].map(key).filter((k) => within(k, range)).sort(Buffer.compare)
     .map((k) => ({ key: k, ...model.get(name(k))! }))
-  const bounds = { range, ...(batch === undefined ? {} : { batch }) }
-  const ordered = drain(snapshot, { ordered: true, ...bounds }).located
-  const unordered = [...drain(snapshot, { ordered: false, ...bounds }).located]
+  const ordered = drain(snapshot, { ordered: true, range }).located
+  const unordered = [...drain(snapshot, { ordered: false, range }).located]
   for (const walked of [ordered, unordered.sort((a, b) => Buffer.compare(a.key, b.key))]) {
     assert.strictEqual(walked.length, expected.length)
     // One assertion per key would take most of the suite's time.
@@ -710,12 +709,11 @@ describe("KeydirSnapshot", () => {
 
   it.prop("a prefix, a lower and an upper end select what comparing the bytes selects", {
     keys: Arbitrary.array(letters, { maxLength: 60 }),
-    range: Arbitrary.all([bound, bound, bound]),
-    batch: between(1, 8)
-  }, ({ batch, keys, range: [prefix, from, to] }) => {
+    range: Arbitrary.all([bound, bound, bound])
+  }, ({ keys, range: [prefix, from, to] }) => {
     const keydir = new Keydir()
     const model = fill(keydir, keys)
-    same(keydir.snapshot(), model, { prefix, from, to }, batch)
+    same(keydir.snapshot(), model, { prefix, from, to })
   }, { arbitrary })
 
   it("ranges at the edges of the keys", () => {
@@ -747,11 +745,11 @@ describe("KeydirSnapshot", () => {
     load(keydir, 0, 100_000)
     const many = keydir.snapshot()
     const nothing = { prefix: key("no such key") }
-    // 100,000 records of 8 words, and 131,072 words a step; runs of 4,096 to sort; 2,048 in a batch.
+    // 100,000 records of 8 words, and 131,072 words a step; runs of 4,096 to sort; 2,048 in a step.
     assert.isAtLeast(drain(many, { ordered: true, range: nothing }).steps, 6)
     assert.isAtLeast(drain(many, { ordered: false, range: nothing }).steps, 6)
-    assert.isAtLeast(drain(many, { ordered: true, batch: 1e9 }).steps, 100_000 / 4_096 + 100_000 / 2_048)
-    assert.isAtLeast(drain(many, { ordered: false, batch: 1e9 }).steps, 100_000 / 2_048)
+    assert.isAtLeast(drain(many, { ordered: true }).steps, 100_000 / 4_096 + 100_000 / 2_048)
+    assert.isAtLeast(drain(many, { ordered: false }).steps, 100_000 / 2_048)
 
     const large = new Keydir()
     for (let n = 0; n < 40; n++) {
@@ -760,9 +758,8 @@ describe("KeydirSnapshot", () => {
       large.set(k, 1, n, 100)
     }
     for (const ordered of [true, false]) {
-      for (const batch of large.snapshot().batches({ ordered })) assert.isAtMost(batch.length, 3)
+      for (const entries of large.snapshot().entries({ ordered })) assert.isAtMost(entries.length, 3)
     }
-    for (const entries of large.snapshot().entries({ ordered: true })) assert.isAtMost(entries.length, 3)
     // Sorting takes as few at a time.
     assert.isAtLeast(drain(large.snapshot(), { ordered: true }).steps, 40 / 3 * 2)
   })
@@ -771,11 +768,13 @@ describe("KeydirSnapshot", () => {
     const keydir = new Keydir()
     load(keydir, 0, 5_000)
     const snapshot = keydir.snapshot()
-    const [a, b] = [snapshot.batches({ ordered: true, batch: 10 }), snapshot.batches({ ordered: false, batch: 10 })]
-    for (const walk of [a, b]) for (let i = 0; i < 20; i++) walk.next()
+    const [a, b] = [snapshot.entries({ ordered: true }), snapshot.entries({ ordered: false })]
+    for (let i = 0; i < 6; i++) a.next()
+    b.next()
     for (let n = 0; n < 5_000; n++) keydir.delete(numbered(n))
+    const left = (walk: Iterable<Uint32Array>) => Array.from(walk, ({ length }) => length)
     // The first steps of the ordered walk give nothing: they sort 256, 512, 1,024, 2,048 and the rest.
-    assert.strictEqual([...a].flat().length + [...b].flat().length, 2 * 5_000 - 20 * 10 - (20 - 5) * 10)
+    assert.deepStrictEqual([left(a), left(b)], [[2_048, 904], [2_048, 904]])
     assert.strictEqual(drain(snapshot, { ordered: true }).located.length, 5_000)
     assert.strictEqual(drain(keydir.snapshot(), { ordered: true }).located.length, 0)
   })

@@ -1,15 +1,20 @@
 /** Folding the bytes of frames is folding their records one by one. */
 import { assert, describe, it } from "@effect/vitest"
 import { recordsOf } from "../src/internal/frames.ts"
+import { locate } from "../src/internal/keyRecord.ts"
 import { Projection } from "../src/internal/projection.ts"
 import { bytesOf, framesOf, someRecords } from "./support/someFrames.ts"
 
 const contents = (projection: Projection) => {
-  const located = [...projection.snapshot().batches({ ordered: true })].flat()
+  const snapshot = projection.snapshot()
+  const steps = Array.from(snapshot.entries({ ordered: true }), (entries) => Array.from(entries))
   return {
     size: projection.size,
     counts: projection.counts,
-    located: located.map(({ key, ...place }) => [Buffer.from(key).toString("latin1"), place])
+    located: steps.flat().map((entry) => {
+      const { key, ...place } = locate(snapshot.slabs, entry)
+      return [Buffer.from(key).toString("latin1"), place]
+    })
   }
 }
 

@@ -14,8 +14,6 @@ import {
   key_bytes_max,
   keyLenAt,
   keyWords,
-  locate,
-  type Located,
   packAt,
   slab_words,
   slabOf,
@@ -30,8 +28,8 @@ const run_bits = 12
 const run_entries = 2 ** run_bits
 /** The first runs are shorter: until it is compiled, the code takes ten times. */
 const first_run_entries = 256
-/** Entries in one batch, whatever was asked for: ~2 ms of merging and copying. */
-const batch_entries_max = 2_048
+/** Entries in one array: ~2 ms of merging, and of copying their keys. */
+const step_entries_max = 2_048
 /** Key words after which a step ends early: 128 KiB, so that long keys cannot stretch it. */
 const step_key_words = 32_768
 
@@ -51,11 +49,6 @@ export interface WalkOptions {
   readonly range?: KeyRange | undefined
 }
 
-export interface BatchOptions extends WalkOptions {
-  /** Most entries in one array; 1,024 unless given, never more than 2,048. */
-  readonly batch?: number | undefined
-}
-
 /** The keydir as it was at one moment. It needs no release: garbage collection frees it. */
 export interface KeydirSnapshot {
   /** Keys at that moment. */
@@ -63,15 +56,11 @@ export interface KeydirSnapshot {
   /** What the entries are in. */
   readonly slabs: Slabs
   /**
-   * The ids of the entries in range, 2,048 at most in an array, which holds until the next step. It may be empty, as
-   * those of `batches`.
+   * The ids of the entries in range, 2,048 at most in an array, which holds until the next step and may be empty
+   * ("still sorting"). Each `next()` does a bounded amount of work, and the keys of an array are a bounded amount to
+   * copy, so a caller that yields to the event loop between them never blocks it for more than a few milliseconds.
    */
   readonly entries: (options: WalkOptions) => Generator<Uint32Array, void, undefined>
-  /**
-   * The entries in range, in arrays that may be empty ("still sorting"). Each `next()` does a bounded amount of work,
-   * so a caller that yields to the event loop between them never blocks it for more than a few milliseconds.
-   */
-  readonly batches: (options: BatchOptions) => Generator<ReadonlyArray<Located>, void, undefined>
 }
 
 /** The given bounds as records, so that one comparison serves all. */
@@ -326,14 +315,14 @@ class Merge {
   }
 }
 
-function* unorderedEntries(scan: Scan, most: number): Generator<Uint32Array, void, undefined> {
-  const entries = new Uint32Array(most)
+function* unorderedEntries(scan: Scan): Generator<Uint32Array, void, undefined> {
+  const entries = new Uint32Array(step_entries_max)
   while (!scan.done) yield entries.subarray(0, scan.fill(entries))
 }
 
-function* orderedEntries(slabs: Slabs, scan: Scan, most: number): Generator<Uint32Array, void, undefined> {
+function* orderedEntries(slabs: Slabs, scan: Scan): Generator<Uint32Array, void, undefined> {
   const merge = new Merge(slabs)
-  const entries = new Uint32Array(Math.max(run_entries, most))
+  const entries = new Uint32Array(run_entries)
   const none = entries.subarray(0, 0)
   for (let length = first_run_entries; !scan.done; length = Math.min(run_entries, 2 * length)) {
     const count = scan.fill(entries.subarray(0, length))
@@ -343,7 +332,7 @@ function* orderedEntries(slabs: Slabs, scan: Scan, most: number): Generator<Uint
   for (const _ of merge.start()) yield none
   for (let entry = merge.next(); entry !== 0;) {
     let count = 0
-    for (let words = 0; entry !== 0 && count < most && words <= step_key_words; entry = merge.next()) {
+    for (let words = 0; entry !== 0 && count < step_entries_max && words <= step_key_words; entry = merge.next()) {
       entries[count++] = entry
       words += keyWords(keyLenAt(slabOf(slabs, entry), entry & (slab_words - 1)))
     }
@@ -351,36 +340,12 @@ function* orderedEntries(slabs: Slabs, scan: Scan, most: number): Generator<Uint
   }
 }
 
-/** Long keys end a batch early. */
-function* locatedBatches(
-  slabs: Slabs,
-  steps: Generator<Uint32Array, void, undefined>
-): Generator<ReadonlyArray<Located>, void, undefined> {
-  for (const entries of steps) {
-    let at = 0
-    do {
-      const located: Array<Located> = []
-      for (let copied = 0; at < entries.length && copied <= 4 * step_key_words; at++) {
-        const next = locate(slabs, entries[at] as number)
-        located.push(next)
-        copied += next.key.length
-      }
-      yield located
-    } while (at < entries.length)
-  }
-}
-
 /** A snapshot over slabs that the caller no longer changes below their ends. */
-export const snapshotOf = (slabs: Slabs, size: number): KeydirSnapshot => {
-  const entries = ({ ordered, range }: WalkOptions, most: number) => {
+export const snapshotOf = (slabs: Slabs, size: number): KeydirSnapshot => ({
+  size,
+  slabs,
+  entries: ({ ordered, range }) => {
     const scan = new Scan(slabs, range)
-    return ordered ? orderedEntries(slabs, scan, most) : unorderedEntries(scan, most)
+    return ordered ? orderedEntries(slabs, scan) : unorderedEntries(scan)
   }
-  return {
-    size,
-    slabs,
-    entries: (options) => entries(options, batch_entries_max),
-    batches: ({ batch = 1_024, ...options }) =>
-      locatedBatches(slabs, entries(options, Math.max(1, Math.min(Math.trunc(batch), batch_entries_max))))
-  }
-}
+})

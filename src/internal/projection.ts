@@ -14,7 +14,7 @@ import type { Checkpoint } from "./checkpoint.ts"
 import type { Frames, PutFrames } from "./frames.ts"
 import { gather, type Gathered, type KeyValue } from "./gather.ts"
 import { type FrozenKeydir, Keydir, type KeydirSnapshot, type KeyRange } from "./keydir.ts"
-import { keyWords, type Located } from "./keyRecord.ts"
+import { keyWords, locate, type Located } from "./keyRecord.ts"
 import { packed_words } from "./packedKeys.ts"
 import type { Place, SegmentReads } from "./segmentFiles.ts"
 
@@ -264,20 +264,28 @@ const sameBytes = (a: Uint8Array, b: Uint8Array): boolean => {
   return true
 }
 
-/** The places in a snapshot, a batch a pull. Sorting is done in steps between which others run. */
+/** What `next` gives, until that is `undefined`. Others run after each step. */
+const streamOf = <A, E>(next: Effect.Effect<ReadonlyArray<A> | undefined, E>): Stream.Stream<A, E> =>
+  Stream.paginate<void, A, E>(
+    undefined,
+    () =>
+      Effect.map(
+        Effect.tap(next, Effect.yieldNow),
+        (step) => [step ?? [], step === undefined ? Option.none() : Option.some<void>(undefined)]
+      )
+  )
+
+/** The places in a snapshot, a step of its walk a pull. */
 export const located = (
   snapshot: KeydirSnapshot,
   options: { readonly ordered: boolean; readonly range: KeyRange }
 ): Stream.Stream<Located> =>
   Stream.suspend(() => {
-    const steps = snapshot.batches({ ordered: options.ordered, range: options.range, batch: step_keys_max })
-    const next = Effect.sync(() => {
+    const steps = snapshot.entries(options)
+    return streamOf(Effect.sync(() => {
       const step = steps.next()
-      return step.done === true
-        ? [[], Option.none<void>()] as const
-        : [step.value, Option.some<void>(undefined)] as const
-    })
-    return Stream.paginate<void, Located>(undefined, () => Effect.tap(next, Effect.yieldNow))
+      return step.done === true ? undefined : Array.from(step.value, (entry) => locate(snapshot.slabs, entry))
+    }))
   })
 
 /** The frames of the live records in range, checked. */
@@ -298,14 +306,7 @@ export const framesOf = (
 
 /** The keys with their values, in memory that belongs to whoever takes them. */
 export const entriesIn = (frames: Gathered): Stream.Stream<KeyValue, IoError | CorruptSegment> =>
-  Stream.paginate<void, KeyValue, IoError | CorruptSegment>(
-    undefined,
-    () =>
-      Effect.map(Effect.tap(frames, Effect.yieldNow), (next) =>
-        next === undefined
-          ? [[], Option.none<void>()] as const
-          : ["bytes" in next ? keyValues(next) : next, Option.some<void>(undefined)] as const)
-  )
+  streamOf(Effect.map(frames, (next) => next !== undefined && "bytes" in next ? keyValues(next) : next))
 
 const keyValues = ({ bytes, from, starts, to, view }: PutFrames): Array<KeyValue> => {
   const base = starts[from] as number
