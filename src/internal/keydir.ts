@@ -105,8 +105,6 @@ export class Keydir {
   /** Words that cannot be taken any more, and those of them in live records; the others are dead. */
   private takenWords = 0
   private liveWords = 0
-  private slabWords = 0
-  private tableWords = 0
 
   constructor(options: KeydirOptions = {}) {
     const seed = options.seed ?? processSeed
@@ -128,11 +126,6 @@ export class Keydir {
     // A long key has a slab of its own. One more is begun, and one is for moving.
     const own = Math.min(keys, words / shared_words_max)
     return this.slabs - this.words.length + this.dropped.length >= shared + own + 2
-  }
-
-  /** Bytes of slabs and tables, without those that only snapshots hold. */
-  get bytes(): number {
-    return 4 * (this.slabWords + this.tableWords)
   }
 
   /** Maps a key to a place. Gives the len of the record it replaces, or 0 if the key is new. */
@@ -235,11 +228,6 @@ export class Keydir {
     return keyRecord.lenAt(this.slabOf(entry), entry & (keyRecord.slab_words - 1))
   }
 
-  /** A copy of the entry's key. */
-  keyOf(entry: number): Uint8Array {
-    return keyRecord.keyAt(this.slabOf(entry), entry & (keyRecord.slab_words - 1))
-  }
-
   /** The keydir as it is now. Copies two list entries per slab, 5,000 pairs at 10^7 keys, and no record. */
   snapshot(): KeydirSnapshot {
     this.generation++
@@ -272,7 +260,6 @@ export class Keydir {
       keydir.ends[slab] = end
       keydir.lives[slab] = live
       keydir.generations[slab] = 0
-      keydir.slabWords += words.length
       keydir.takenWords += slab === frozen.openSlab ? end : words.length
       keydir.liveWords += live
       if (slab > 0 && words.length === 0) keydir.dropped.push(slab)
@@ -282,7 +269,6 @@ export class Keydir {
       keydir.tables[stripe] = table.length === noSlots.length ? noSlots : table
       keydir.counts[stripe] = count
       keydir.keys += count
-      if (table.length > noSlots.length) keydir.tableWords += table.length
     }
     return keydir
   }
@@ -337,7 +323,6 @@ export class Keydir {
     const old = this.tables[stripe] as Int32Array
     const table = rehashed(old, words)
     if (isShared(old)) this.copyTable(stripe)
-    this.tableWords += words - (old === noSlots ? 0 : old.length)
     this.tables[stripe] = table
     this.tableGenerations[stripe] = this.tableGeneration
     return table
@@ -392,15 +377,12 @@ export class Keydir {
     this.ends[slab] = 0
     this.lives[slab] = 0
     this.generations[slab] = this.generation
-    this.slabWords += size
     return slab
   }
 
   private drop(slab: number): void {
     if (isShared(this.words[slab] as Uint32Array)) this.copySlab(slab)
-    const size = (this.words[slab] as Uint32Array).length
-    this.takenWords -= size
-    this.slabWords -= size
+    this.takenWords -= (this.words[slab] as Uint32Array).length
     this.words[slab] = noWords
     this.ends[slab] = 0
     this.lives[slab] = 0
