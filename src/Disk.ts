@@ -112,8 +112,8 @@ export interface DiskEntry {
 export interface DiskService {
   readonly open: (path: string, mode: OpenMode) => Effect.Effect<DiskFile, IoError>
   readonly openLock: (path: string) => Effect.Effect<LockFile, IoError>
-  /** Makes a directory and its missing parents; the topmost one it made, or `undefined` when all were there. */
-  readonly makeDirectory: (path: string) => Effect.Effect<string | undefined, IoError>
+  /** Makes a directory and its missing parents; one that is there is fine. `syncAncestors` makes them durable. */
+  readonly makeDirectory: (path: string) => Effect.Effect<void, IoError>
   /**
    * The path from the root and without symbolic links, where such a path leads there: it still does when those are
    * changed. Otherwise the nearest to it that does.
@@ -289,28 +289,8 @@ export const defectError = (path: string, cause: unknown): IoError =>
   new IoError({ operation: "write", path, code: "UNKNOWN", cause })
 
 /**
- * Makes a directory with its missing parents, and makes each new one durable in the directory above it.
- *
- * @category writing
- * @since 0.1.0
- */
-export const ensureDirectory = Effect.fnUntraced(function*(
-  disk: DiskService,
-  path: string
-): Effect.fn.Return<void, IoError> {
-  const first = yield* disk.makeDirectory(path)
-  if (first === undefined) return
-  const top = Path.dirname(Path.resolve(first))
-  let directory = Path.resolve(path)
-  while (directory !== top && directory !== Path.dirname(directory)) {
-    directory = Path.dirname(directory)
-    yield* disk.syncDirectory(directory)
-  }
-}, Effect.uninterruptible)
-
-/**
- * Makes a directory's own entry durable, and those of all directories above it. One that may not be opened, or cannot
- * be synced, is none that this program made.
+ * Makes a directory's own entry durable, and those of all directories above it, whoever made them: a process that died
+ * at once may have. One that may not be opened, or that cannot be synced, is passed over.
  *
  * @category writing
  * @since 0.1.0
@@ -324,12 +304,12 @@ export const syncAncestors = Effect.fnUntraced(function*(
     directory = Path.dirname(directory)
     yield* Effect.catch(
       disk.syncDirectory(directory),
-      (error) => notOurs.has(error.code) ? Effect.void : Effect.fail(error)
+      (error) => unsyncable.has(error.code) ? Effect.void : Effect.fail(error)
     )
   }
 })
 
-const notOurs: ReadonlySet<string> = new Set(["EACCES", "EPERM", "EROFS", "EINVAL"])
+const unsyncable: ReadonlySet<string> = new Set(["EACCES", "EPERM", "EROFS", "EINVAL"])
 
 // A regular file that takes no byte and reports no error would be asked for ever.
 const tookNothing = (file: DiskFile): IoError =>

@@ -130,12 +130,11 @@ const writeFile = Effect.fnUntraced(function*(
   const parts = yield* readParts(kv)
   const { disk } = parts
   const given = NodePath.resolve(path)
-  yield* Disk.ensureDirectory(disk, NodePath.dirname(given))
+  yield* disk.makeDirectory(NodePath.dirname(given))
   // Where that is now, whatever becomes of the links in it.
   const parent = yield* disk.realPath(NodePath.dirname(given))
   // One of its names may be a segment's.
   if (parent === kv.directory) return yield* new TargetRefused({ target: path, found: "the directory of the store" })
-  // A process that died at once may have made them, and not have come to this.
   yield* Disk.syncAncestors(disk, parent)
   const target = NodePath.join(parent, NodePath.basename(given))
   yield* refuseSpecial(disk, target, path)

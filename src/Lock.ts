@@ -150,7 +150,7 @@ const take = Effect.fnUntraced(function*(
   directory: string
 ): Effect.fn.Return<Held, LockHeld | LockUnavailable | IoError> {
   const disk = yield* Disk.Disk
-  yield* Disk.ensureDirectory(disk, directory)
+  yield* disk.makeDirectory(directory)
   const home = yield* disk.realPath(directory)
   const path = NodePath.join(home, lockFileName)
   for (let attempt = 0; attempt < replaced_attempts_max; attempt++) {

@@ -40,7 +40,7 @@ const build = Effect.fnUntraced(function*(
   const disk = yield* Disk.Disk
   const given = NodePath.resolve(target)
   yield* refuseUsed(disk, given, target)
-  yield* Disk.ensureDirectory(disk, NodePath.dirname(given))
+  yield* disk.makeDirectory(NodePath.dirname(given))
   // Where that is now, whatever becomes of the links in it.
   const parent = yield* disk.realPath(NodePath.dirname(given))
   yield* Disk.syncAncestors(disk, parent)

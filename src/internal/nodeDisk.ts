@@ -3,7 +3,6 @@
  * needs no native code.
  */
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
 import * as NFS from "node:fs"
 import * as Path from "node:path"
 import type { DiskFile, DiskService, LockFile, OpenMode } from "../Disk.ts"
@@ -218,21 +217,21 @@ const isTurnOver = (count = 1): boolean => {
 }
 
 // One level at a time: Node's own recursive mkdir says ENOENT, whatever the reason (a full or a read-only disk) was.
-const makeDirectory = (path: string): Effect.Effect<string | undefined, IoError> =>
+const makeDirectory = (path: string): Effect.Effect<void, IoError> =>
   Effect.catch(makeOneDirectory(path), (error) => {
     const parent = Path.dirname(path)
     if (error.code !== "ENOENT" || parent === path) return Effect.fail(error)
-    return Effect.flatMap(makeDirectory(parent), (first) => Effect.map(makeOneDirectory(path), (own) => first ?? own))
+    return Effect.andThen(makeDirectory(parent), makeOneDirectory(path))
   })
 
-const makeOneDirectory = (path: string): Effect.Effect<string | undefined, IoError> =>
+const makeOneDirectory = (path: string): Effect.Effect<void, IoError> =>
   Effect.catch(
-    Effect.as(pooledVoid("create directory", path, (done) => NFS.mkdir(path, done)), path),
+    pooledVoid("create directory", path, (done) => NFS.mkdir(path, done)),
     (error) =>
-      Effect.flatMap(
-        Effect.exit(pooled<NFS.Stats>("stat", path, (done) => NFS.stat(path, done))),
-        (there) => Exit.isSuccess(there) && there.value.isDirectory() ? Effect.succeed(undefined) : Effect.fail(error)
-      )
+      Effect.matchEffect(statOf(path), {
+        onFailure: () => Effect.fail(error),
+        onSuccess: (there) => there.isDirectory() ? Effect.void : Effect.fail(error)
+      })
   )
 
 export const nodeDisk: DiskService = {

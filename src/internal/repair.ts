@@ -49,7 +49,6 @@ export const recover = Effect.fnUntraced(function*(
 ): Effect.fn.Return<Recovered, IoError | CorruptTail | CorruptSegment> {
   let ids = yield* Recovery.listSegments(directory)
   if (ids.length === 0) {
-    // A crashed process may have made the directories and not come to this.
     yield* Disk.syncAncestors(disk, directory)
     const first = disk.open(Recovery.segmentPath(directory, 1), "create")
     yield* Effect.uninterruptible(Effect.flatMap(first, (file) => file.close))

@@ -60,24 +60,18 @@ export const createFile = (state: State, path: string): FileNode | Refused => {
   return file
 }
 
-/** Makes a directory and its missing parents: the topmost one made. */
-export const makeDirectory = (state: State, path: string): string | undefined | Refused => {
+/** Makes a directory and its missing parents. */
+export const makeDirectory = (state: State, path: string): undefined | Refused => {
   let parent = state.root
-  let at: string = NodePath.sep
-  let topmost: string | undefined
   const names = namesOf(path)
   for (const [index, name] of names.entries()) {
-    at = NodePath.join(at, name)
     const there = state.nodes.get(parent.live.get(name) ?? 0)
     if (there?._tag === "file") return new Refused(index === names.length - 1 ? "EEXIST" : "ENOTDIR")
     const made = there ?? state.makeDirectory()
-    if (there === undefined) {
-      state.link(parent, [[name, made.id]])
-      topmost ??= at
-    }
+    if (there === undefined) state.link(parent, [[name, made.id]])
     parent = made
   }
-  return topmost
+  return undefined
 }
 
 const isBelow = (state: State, node: Node, id: number): boolean =>

@@ -236,9 +236,8 @@ export class FuzzDisk {
       openLock: (path: string) => this.#pooled("open", path, () => this.#openLock(path)),
       makeDirectory: (path: string) =>
         this.#pooled("create directory", path, () => {
-          const made = this.#isThere ? undefined : path
           this.#isThere = true
-          return made
+          return undefined
         }),
       syncDirectory: (path: string) => this.#pooled("sync directory", path, () => undefined),
       list: (path: string) =>
