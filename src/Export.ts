@@ -17,11 +17,11 @@ import * as Stream from "effect/Stream"
 import * as NodePath from "node:path"
 import * as Disk from "./Disk.ts"
 import { type CorruptSegment, type InvalidLine, type IoError, TargetRefused } from "./Errors.ts"
+import { replaceFile, targetPath, temporaryPath } from "./internal/beside.ts"
 import { LineWriter } from "./internal/exportLines.ts"
 import { Import } from "./internal/importing.ts"
 import { kvParts, type ReadParts, readParts } from "./internal/kvParts.ts"
 import { Line as RecordLine, toLine } from "./internal/recordLine.ts"
-import { temporaryName } from "./internal/temporaryName.ts"
 import type * as Kv from "./Kv.ts"
 import type * as Log from "./Log.ts"
 
@@ -129,27 +129,17 @@ const writeFile = Effect.fnUntraced(function*(
   }
   const parts = yield* readParts(kv)
   const { disk } = parts
-  const given = NodePath.resolve(path)
-  yield* disk.makeDirectory(NodePath.dirname(given))
-  // Where that is now, whatever becomes of the links in it.
-  const parent = yield* disk.realPath(NodePath.dirname(given))
+  const target = yield* targetPath(disk, path)
   // One of its names may be a segment's.
-  if (parent === kv.directory) return yield* new TargetRefused({ target: path, found: "the directory of the store" })
-  yield* Disk.syncAncestors(disk, parent)
-  const target = NodePath.join(parent, NodePath.basename(given))
+  if (NodePath.dirname(target) === kv.directory) {
+    return yield* new TargetRefused({ target: path, found: "the directory of the store" })
+  }
   yield* refuseSpecial(disk, target, path)
-  const building = NodePath.join(parent, temporaryName(given))
-  return yield* Effect.acquireUseRelease(
-    disk.open(building, "create"),
-    (file) =>
-      Effect.gen(function*() {
-        const exported = yield* Effect.scoped(writeLines(parts, file, onProgress))
-        yield* file.sync
-        // What has the target's name is to have it durably.
-        yield* Effect.uninterruptible(Effect.andThen(disk.rename(building, target), disk.syncDirectory(parent)))
-        return exported
-      }),
-    (file, exit) => Exit.isSuccess(exit) ? file.close : Effect.andThen(file.close, Effect.ignore(disk.remove(building)))
+  return yield* replaceFile(
+    disk,
+    target,
+    temporaryPath(target),
+    (file) => Effect.scoped(writeLines(parts, file, onProgress))
   )
 })
 

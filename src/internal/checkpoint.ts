@@ -33,6 +33,7 @@ import { crc32 } from "node:zlib"
 import * as Disk from "../Disk.ts"
 import type { IoError } from "../Errors.ts"
 import { listSegments, segmentPath } from "../Recovery.ts"
+import { replaceFile } from "./beside.ts"
 import { type FrozenKeydir, slabs_max, stripes } from "./keydir.ts"
 import * as keyRecord from "./keyRecord.ts"
 import { noSlots, table_words_min } from "./keyTable.ts"
@@ -104,15 +105,7 @@ export const save = Effect.fnUntraced(function*(
   )
   if (header.length > header_bytes_max - 3) return yield* Effect.fail("there are too many segments")
   if (leftover) yield* disk.remove(building)
-  yield* Effect.gen(function*() {
-    yield* Effect.acquireUseRelease(
-      disk.open(building, "create"),
-      (file) => Effect.andThen(write(file, header, keydir), file.sync),
-      (file) => file.close
-    )
-    yield* disk.rename(building, path)
-  }).pipe(Effect.onError(() => Effect.ignore(disk.remove(building))))
-  yield* disk.syncDirectory(directory)
+  yield* replaceFile(disk, path, building, (file) => write(file, header, keydir))
 })
 
 /** Whether a crash has left an unfinished checkpoint; fails when one of the names is somebody else's. */

@@ -1,7 +1,6 @@
 /**
- * Writing the live values into a new store. It is built in a directory of its own beside the target, made durable
- * there, and renamed: the target is absent or whole, whatever happens on the way. Only this process's death leaves
- * the directory behind.
+ * Writing the live values into a new store, which is built in a directory of its own beside the target (`beside.ts`):
+ * the target is absent or whole.
  */
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
@@ -10,9 +9,9 @@ import * as Disk from "../Disk.ts"
 import { type IoError, LockUnavailable, TargetRefused } from "../Errors.ts"
 import type { CompactError } from "../Kv.ts"
 import type { WriteError } from "../Log.ts"
+import { targetPath, temporaryPath } from "./beside.ts"
 import type { Gathered } from "./gather.ts"
 import { openLog } from "./openLog.ts"
-import { temporaryName } from "./temporaryName.ts"
 
 export interface Compacted {
   readonly live_keys: number
@@ -38,14 +37,9 @@ const build = Effect.fnUntraced(function*(
 ): Effect.fn.Return<Compacted, CompactError> {
   if (target === "") return yield* new TargetRefused({ target, found: "an empty path" })
   const disk = yield* Disk.Disk
-  const given = NodePath.resolve(target)
-  yield* refuseUsed(disk, given, target)
-  yield* disk.makeDirectory(NodePath.dirname(given))
-  // Where that is now, whatever becomes of the links in it.
-  const parent = yield* disk.realPath(NodePath.dirname(given))
-  yield* Disk.syncAncestors(disk, parent)
-  const path = NodePath.join(parent, NodePath.basename(given))
-  const building = NodePath.join(parent, temporaryName(path))
+  yield* refuseUsed(disk, NodePath.resolve(target), target)
+  const path = yield* targetPath(disk, target)
+  const building = temporaryPath(path)
   let renamed = false
   return yield* Effect.gen(function*() {
     // The temporary directory is nobody's business.
@@ -64,11 +58,11 @@ const build = Effect.fnUntraced(function*(
     // An interruption must not come between the rename and the knowledge of it.
     yield* Effect.uninterruptible(Effect.flatMap(rename, () => {
       renamed = true
-      return disk.syncDirectory(parent)
+      return disk.syncDirectory(NodePath.dirname(path))
     }))
     return compacted
   }).pipe(
-    Effect.onError(() => Effect.ignore(renamed ? takeBack(disk, path, building, parent) : disk.removeTree(building)))
+    Effect.onError(() => Effect.ignore(renamed ? takeBack(disk, path, building) : disk.removeTree(building)))
   )
 })
 
@@ -76,11 +70,10 @@ const build = Effect.fnUntraced(function*(
 const takeBack = (
   disk: Disk.DiskService,
   path: string,
-  building: string,
-  parent: string
+  building: string
 ): Effect.Effect<void, IoError> =>
   disk.rename(path, building).pipe(
-    Effect.andThen(disk.syncDirectory(parent)),
+    Effect.andThen(disk.syncDirectory(NodePath.dirname(path))),
     Effect.andThen(disk.removeTree(building))
   )
 

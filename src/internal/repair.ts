@@ -14,9 +14,9 @@ import { type CorruptSegment, type CorruptTail, IoError } from "../Errors.ts"
 import type { Lock, Unsynced } from "../Lock.ts"
 import type { Resume } from "../Log.ts"
 import * as Recovery from "../Recovery.ts"
+import { replaceFile, temporaryPath } from "./beside.ts"
 import { type Damage, isZeros } from "./damage.ts"
 import type { Frames } from "./frames.ts"
-import { temporaryName } from "./temporaryName.ts"
 
 /** What a writer does with damage: cut a torn tail, refuse any, or cut what the active segment ends in as well. */
 export type Policy = "repair" | "strict" | "prefix"
@@ -141,7 +141,7 @@ const makeDurable = Effect.fnUntraced(function*(
     if (start >= bytes) continue
     const path = Recovery.segmentPath(directory, id)
     yield* from.failed === true
-      ? writeAnew(disk, directory, path, bytes)
+      ? writeAnew(disk, path, bytes)
       : Effect.tapError(writeOver(disk, path, start, bytes), noteFailedSync(lock, from))
   }
   yield* lock.noteUnsynced(undefined)
@@ -167,31 +167,12 @@ const writeOver = (
     (file) => file.close
   )
 
-const writeAnew = Effect.fnUntraced(function*(
-  disk: Disk.DiskService,
-  directory: string,
-  path: string,
-  bytes: number
-): Effect.fn.Return<void, IoError> {
-  const building = NodePath.join(directory, temporaryName(path))
-  const copy = (source: Disk.DiskFile, target: Disk.DiskFile) =>
-    forEachChunk(source, 0, bytes, (chunk, count) => Disk.appendFully(target, chunk, 0, count)).pipe(
-      Effect.andThen(target.sync),
-      Effect.andThen(disk.rename(building, path)),
-      Effect.onError(() => Effect.ignore(disk.remove(building)))
-    )
-  yield* Effect.acquireUseRelease(
+const writeAnew = (disk: Disk.DiskService, path: string, bytes: number): Effect.Effect<void, IoError> =>
+  Effect.acquireUseRelease(
     disk.open(path, "read"),
-    (source) =>
-      Effect.acquireUseRelease(
-        disk.open(building, "create"),
-        (target) => copy(source, target),
-        (target) => target.close
-      ),
+    (source) => replaceFile(disk, path, temporaryPath(path), (target) => copy(source, 0, bytes, target)),
     (source) => source.close
   )
-  yield* disk.syncDirectory(directory)
-})
 
 const mayCut = (policy: Policy, damage: Damage, active: number | undefined): boolean =>
   damage.verdict === "Torn"
@@ -209,12 +190,12 @@ const cut = Effect.fnUntraced(function*(
     disk.open(path, "append"),
     Effect.fnUntraced(function*(segment) {
       const end = damage.offset + damage.bytes
-      const copy = (yield* isZeros(segment, damage.offset, end))
+      const saved = (yield* isZeros(segment, damage.offset, end))
         ? undefined
         : yield* quarantine(disk, directory, segment, damage, end)
       yield* segment.truncate(damage.offset)
       yield* segment.sync
-      return copy
+      return saved
     }),
     (segment) => segment.close
   )
@@ -234,23 +215,20 @@ const quarantine = Effect.fnUntraced(function*(
   path = NodePath.join(directory, path)
   yield* Effect.acquireUseRelease(
     disk.open(path, "create"),
-    (target) => {
-      const copy = forEachChunk(
-        segment,
-        damage.offset,
-        end,
-        (chunk, count) => Disk.appendFully(target, chunk, 0, count)
-      )
-      return Effect.andThen(copy, target.sync).pipe(
+    (target) =>
+      Effect.andThen(copy(segment, damage.offset, end, target), target.sync).pipe(
         // An unfinished copy is of no use to anyone, and the tail is still where it was.
         Effect.onError(() => Effect.ignore(disk.remove(path)))
-      )
-    },
+      ),
     (target) => target.close
   )
   yield* disk.syncDirectory(directory)
   return path
 })
+
+/** Appends `from[start, end)` to another file. */
+const copy = (from: Disk.DiskFile, start: number, end: number, to: Disk.DiskFile): Effect.Effect<void, IoError> =>
+  forEachChunk(from, start, end, (chunk, count) => Disk.appendFully(to, chunk, 0, count))
 
 /** Gives `file[start, end)` to `use` in chunks: the buffer, how much of it counts, and where it stands in the file. */
 const forEachChunk = Effect.fnUntraced(function*(

@@ -41,8 +41,8 @@ const cutting = [
     name: "truncate-before-copy-is-synced",
     claim: "The copy of a torn tail is durable before the tail is cut off.",
     file: "src/internal/repair.ts",
-    find: "return Effect.andThen(copy, target.sync).pipe(",
-    replace: "return copy.pipe(",
+    find: "Effect.andThen(copy(segment, damage.offset, end, target), target.sync).pipe(",
+    replace: "copy(segment, damage.offset, end, target).pipe(",
     test: crashPoints,
     caughtBy: "cutting a record that ends too early| (|adversarial|)"
   },
@@ -402,9 +402,9 @@ const durability = [
   {
     name: "rewrite-not-synced",
     claim: "What is written again is synced before the note about it is taken away.",
-    file: "src/internal/repair.ts",
-    find: "Effect.andThen(target.sync),\n      Effect.andThen(disk.rename(building, path)),",
-    replace: "Effect.andThen(disk.rename(building, path)),",
+    file: "src/internal/beside.ts",
+    find: "Effect.tap(write(file), file.sync)",
+    replace: "write(file)",
     test: failures,
     caughtBy: "after a failed fsync the next open writes those bytes again, or leaves it to the one after"
   },
@@ -441,17 +441,17 @@ const targets = [
   {
     name: "export-renamed-before-sync",
     claim: "An export is durable before it has its name.",
-    file: "src/Export.ts",
-    find: "yield* file.sync",
-    replace: "",
+    file: "src/internal/beside.ts",
+    find: "Effect.tap(write(file), file.sync)",
+    replace: "write(file)",
     test: crashPoints,
     caughtBy: "an export over an older one| (|adversarial|)"
   },
   {
     name: "export-without-directory-sync",
     claim: "An export's name is durable when it resolves.",
-    file: "src/Export.ts",
-    find: "Effect.andThen(disk.rename(building, target), disk.syncDirectory(parent))",
+    file: "src/internal/beside.ts",
+    find: "Effect.andThen(disk.rename(building, target), disk.syncDirectory(NodePath.dirname(target)))",
     replace: "disk.rename(building, target)",
     test: crashPoints,
     caughtBy: "an export|, made again after the death of the process, is there after a power loss"
@@ -459,7 +459,7 @@ const targets = [
   {
     name: "export-without-sync-of-parents",
     claim: "The directories made for an export are durable when it resolves.",
-    file: "src/Export.ts",
+    file: "src/internal/beside.ts",
     find: "yield* Disk.syncAncestors(disk, parent)",
     replace: "",
     test: crashPoints,
@@ -505,7 +505,7 @@ const targets = [
     name: "compaction-without-directory-sync",
     claim: "A compaction's name is durable when it resolves.",
     file: "src/internal/compaction.ts",
-    find: "return disk.syncDirectory(parent)",
+    find: "return disk.syncDirectory(NodePath.dirname(path))",
     replace: "return Effect.void",
     test: crashPoints,
     caughtBy: "there when the call had resolved |a compaction| (|adversarial|)"

@@ -1,0 +1,51 @@
+/**
+ * Building beside a target: under another name in its directory, made durable there, and then renamed. Under the
+ * target's name stands the old one or the whole new one, whatever happens on the way. Only this process's death leaves
+ * what it was building.
+ */
+import * as Effect from "effect/Effect"
+import * as Crypto from "node:crypto"
+import * as NodePath from "node:path"
+import * as Disk from "../Disk.ts"
+import type { IoError } from "../Errors.ts"
+
+/** A path beside a target: hidden, and random, so that it can be nobody else's. */
+export const temporaryPath = (target: string): string => {
+  const name = Buffer.from(NodePath.basename(target)).subarray(0, 200).toString("utf8")
+  const random = Crypto.randomBytes(9).toString("base64url")
+  return NodePath.join(NodePath.dirname(target), `.${name}.${random}.tmp`)
+}
+
+/** Makes the directory of a target, and makes it durable: the path of the target in it, whatever becomes of links. */
+export const targetPath = Effect.fnUntraced(function*(
+  disk: Disk.DiskService,
+  path: string
+): Effect.fn.Return<string, IoError> {
+  const given = NodePath.resolve(path)
+  yield* disk.makeDirectory(NodePath.dirname(given))
+  const parent = yield* disk.realPath(NodePath.dirname(given))
+  yield* Disk.syncAncestors(disk, parent)
+  return NodePath.join(parent, NodePath.basename(given))
+})
+
+/**
+ * Writes a file to `building`, a name that is this call's alone, and puts it in the place of `target`, durably. What
+ * fails leaves nothing under the first name.
+ */
+export const replaceFile = <A, E>(
+  disk: Disk.DiskService,
+  target: string,
+  building: string,
+  write: (file: Disk.DiskFile) => Effect.Effect<A, E>
+): Effect.Effect<A, E | IoError> =>
+  Effect.acquireUseRelease(
+    disk.open(building, "create"),
+    (file) => Effect.tap(write(file), file.sync),
+    (file) => file.close
+  ).pipe(
+    // Without a stop between: what has the target's name is to have it durably.
+    Effect.tap(Effect.uninterruptible(
+      Effect.andThen(disk.rename(building, target), disk.syncDirectory(NodePath.dirname(target)))
+    )),
+    Effect.onError(() => Effect.ignore(disk.remove(building)))
+  )
