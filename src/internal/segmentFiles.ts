@@ -78,33 +78,30 @@ export class SegmentFiles implements SegmentReads {
     })
 
   /**
-   * Reads the frame at a place and checks that it is whole: its header, its length and its checksum.
+   * Reads the frame at a place and checks that it is whole: its header, its length and its checksum. One that is not
+   * may be of a file that is no longer there: a writer that found that an fsync had failed has put a copy in its place.
+   * So what has the file's name now is read before it is called corrupt.
    */
   readonly read = (place: Place): Effect.Effect<Frame.LogRecord, IoError | CorruptSegment> =>
-    Effect.suspend(() => {
-      const entry = this.#open.get(place.segment)
-      const read = this.#disk.isTurnOver()
-        ? Effect.andThen(Effect.yieldNow, this.#readInTurn(place))
-        : this.#readInTurn(place)
-      return entry === undefined ?
-        read :
-        Effect.catchTag(read, "CorruptSegment", (error) =>
-          Effect.flatMap(
-            this.#forget(place.segment, entry),
-            (wasOld) => wasOld ? this.#readInTurn(place) : Effect.fail(error)
-          ))
-    })
+    Effect.catchTag(this.#readOnce(place), "CorruptSegment", (error) =>
+      Effect.flatMap(
+        this.#forget(place.segment),
+        (wasKept) => wasKept ? this.#readOnce(place) : Effect.fail(error)
+      ))
 
-  /**
-   * Closes a file that was kept open, so that the next read opens what has its name: a writer that found that an fsync
-   * had failed has put a copy in its place. Not the file that this writer appends to.
-   */
-  readonly #forget = (segment: number, entry: Entry): Effect.Effect<boolean> =>
+  /** Closes a file that was kept open, if nobody uses it; the one that this writer appends to is always in use. */
+  readonly #forget = (segment: number): Effect.Effect<boolean> =>
     Effect.uninterruptible(Effect.suspend(() => {
-      if (this.#open.get(segment) !== entry || entry.pins > 0) return Effect.succeed(false)
+      const entry = this.#open.get(segment)
+      if (entry === undefined || entry.pins > 0) return Effect.succeed(false)
       this.#open.delete(segment)
       return Effect.as(entry.file.close, true)
     }))
+
+  readonly #readOnce = (place: Place): Effect.Effect<Frame.LogRecord, IoError | CorruptSegment> =>
+    Effect.suspend(() =>
+      this.#disk.isTurnOver() ? Effect.andThen(Effect.yieldNow, this.#readInTurn(place)) : this.#readInTurn(place)
+    )
 
   readonly #readInTurn = (place: Place): Effect.Effect<Frame.LogRecord, IoError | CorruptSegment> =>
     Effect.suspend(() => {
