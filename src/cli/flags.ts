@@ -13,6 +13,7 @@ import { LimitExceeded } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
 import { wrongUsage } from "./failure.ts"
 import { base64 } from "./render.ts"
+import { schema } from "./schema.ts"
 
 /** A description in lines that fit a terminal: the help indents it by two and does not wrap it. */
 export const paragraph = (...lines: ReadonlyArray<string>): string => lines.join("\n  ")
@@ -23,7 +24,7 @@ export const datawal = Command.make("datawal").pipe(
     json: Flag.Boolean("json").pipe(
       Flag.withoutNegation,
       Flag.withDefault(false),
-      Flag.withDescription("Print one JSON object a line (schema datawal.cli.v1) instead of the form for people")
+      Flag.withDescription(`Print one JSON object a line (schema ${schema}) instead of the form for people`)
     )
   }),
   Command.withDescription(

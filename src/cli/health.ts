@@ -14,6 +14,7 @@ import { type Failure, isCorruption, tornReport } from "./failure.ts"
 import * as Flags from "./flags.ts"
 import { printFields } from "./output.ts"
 import * as Progress from "./progress.ts"
+import { schema } from "./schema.ts"
 import { openKvReader, openLog, openReader, requireStore } from "./store.ts"
 
 type RecoveryReport = Recovery.RecoveryReport
@@ -98,7 +99,7 @@ export const report = Command.make(
   Effect.fnUntraced(function*({ store }) {
     const json = yield* Flags.isJson
     const say = (report: RecoveryReport, corruption?: Corruption) =>
-      printFields(json, { schema: "datawal.cli.v1", kind: "report", ...reportFields(report, corruption) })
+      printFields(json, { schema, kind: "report", ...reportFields(report, corruption) })
     const seen = new Seen()
     const reader = yield* openReader(store)
     const files = (yield* reader.segments).length
@@ -127,7 +128,7 @@ export const verify = Command.make(
     const seen = new Seen()
     const say = ({ tail_bytes_discarded, tail_truncated }: Tail, crc_failures: 0 | 1) =>
       printFields(json, {
-        schema: "datawal.cli.v1",
+        schema,
         kind: "verify",
         frames_checked: seen.records,
         crc_failures,
@@ -174,7 +175,7 @@ export const check = Command.make(
     const checked = { keys: 0 }
     const say = ({ tail_bytes_discarded, tail_truncated }: Tail, corruption?: Corruption) =>
       printFields(json, {
-        schema: "datawal.cli.v1",
+        schema,
         kind: "check",
         keys_checked: checked.keys,
         tail_truncated,
@@ -213,7 +214,7 @@ export const repair = Command.make(
     const found = yield* Effect.scoped(
       Effect.flatMap(openLog({ directory: store, policy }), (log) => Effect.as(log.sync, log.report))
     )
-    yield* printFields(yield* Flags.isJson, { schema: "datawal.cli.v1", kind: "repair", ...reportFields(found) })
+    yield* printFields(yield* Flags.isJson, { schema, kind: "repair", ...reportFields(found) })
   })
 ).pipe(
   Command.withDescription(

@@ -20,12 +20,12 @@ import {
   recordLine,
   shown_bytes_max
 } from "./render.ts"
-import type { FrameLine, RecordLine } from "./schema.ts"
+import { type FrameLine, type RecordLine, schema } from "./schema.ts"
 import { openKvReader, readRecords } from "./store.ts"
 
 const recordJson = (record: LogRecord): string => {
   const object: typeof RecordLine.Encoded = {
-    schema: "datawal.cli.v1",
+    schema,
     kind: "record",
     segment: record.segment,
     offset: record.offset,
@@ -40,7 +40,7 @@ const recordJson = (record: LogRecord): string => {
 
 const frameJson = (record: LogRecord): string => {
   const object: typeof FrameLine.Encoded = {
-    schema: "datawal.cli.v1",
+    schema,
     kind: "frame",
     segment: record.segment,
     offset: record.offset,
@@ -157,12 +157,12 @@ export const get = Command.make(
     const key_base64 = base64(key)
     if (value === undefined) {
       if (!isJson) return yield* new Failure({ code: 2, detail: `${store} has no value for this key` })
-      yield* printLine({ schema: "datawal.cli.v1", kind: "miss", key_base64 })
+      yield* printLine({ schema, kind: "miss", key_base64 })
       return yield* new Failure({ code: 2, detail: undefined })
     }
     if (!isJson) return yield* printValue(value, { mode: bytes.mode, truncate: !bytes.whole })
     yield* printLine({
-      schema: "datawal.cli.v1",
+      schema,
       kind: "value",
       key_base64,
       value_base64: base64(value),

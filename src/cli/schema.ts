@@ -7,10 +7,11 @@
 import * as Schema from "effect/Schema"
 import { DamageReason } from "../Errors.ts"
 
-const version = "datawal.cli.v1"
+/** The name and version of all lines. */
+export const schema = "datawal.cli.v1"
 
 const object = <Kind extends string, Fields extends Schema.Struct.Fields>(kind: Kind, fields: Fields) =>
-  Schema.Struct({ schema: Schema.Literal(version), kind: Schema.Literal(kind), ...fields })
+  Schema.Struct({ schema: Schema.Literal(schema), kind: Schema.Literal(kind), ...fields })
 
 const Count = Schema.Natural
 const Bytes = Schema.Uint8ArrayFromBase64

@@ -12,7 +12,7 @@ import * as Flags from "./flags.ts"
 import * as Input from "./input.ts"
 import { Output, printFields } from "./output.ts"
 import * as Progress from "./progress.ts"
-import type { Line } from "./schema.ts"
+import { type Line, schema } from "./schema.ts"
 import { openKv, openKvReader, targetOutside, warnOfCut } from "./store.ts"
 
 const standardOutput = "-"
@@ -59,7 +59,7 @@ const exportCommand = Command.make(
       return yield* refuse(`${store} holds no segments; ${outfile} was left as it is`)
     }
     const exported = yield* (isStandard ? exportToStandardOutput(kv) : exportToFile(kv, target))
-    const line: Line = { schema: "datawal.cli.v1", kind: "export", outfile, ...exported }
+    const line: Line = { schema, kind: "export", outfile, ...exported }
     const json = yield* Flags.isJson
     if (!isStandard) return yield* printFields(json, line)
     // Standard output holds the lines and nothing else.
@@ -94,7 +94,7 @@ export const compact = Command.make(
         (onProgress) => kv.compactTo(directory, { onProgress })
       )
     )
-    const line: Line = { schema: "datawal.cli.v1", kind: "compact", target, ...compacted }
+    const line: Line = { schema, kind: "compact", target, ...compacted }
     yield* printFields(yield* Flags.isJson, line)
   }, Effect.scoped)
 ).pipe(
@@ -137,7 +137,7 @@ const importCommand = Command.make(
       })
       return yield* Export.fromLines(kv, counted, total === undefined ? { onProgress: progress } : {})
     }))
-    const line: Line = { schema: "datawal.cli.v1", kind: "import", ...imported }
+    const line: Line = { schema, kind: "import", ...imported }
     yield* printFields(yield* Flags.isJson, line)
   }, Effect.scoped)
 ).pipe(

@@ -11,6 +11,7 @@ import * as Flags from "./flags.ts"
 import * as Input from "./input.ts"
 import { Output, printLine } from "./output.ts"
 import { refLine } from "./render.ts"
+import { schema } from "./schema.ts"
 import { openLog, requireStore, warnOfCut } from "./store.ts"
 
 const value = {
@@ -34,7 +35,7 @@ const write = Effect.fnUntraced(function*(store: string, record: Log.RecordInput
   )
   const { len, offset, segment, txid } = ref
   const printed = (yield* Flags.isJson)
-    ? printLine({ schema: "datawal.cli.v1", kind: "ref", segment, offset, len, txid })
+    ? printLine({ schema, kind: "ref", segment, offset, len, txid })
     : Output.use((output) => output.write(refLine(ref)))
   // Whoever runs it again would write it twice.
   yield* Effect.mapError(
