@@ -26,7 +26,7 @@ export const header_bytes = 24
 export const crc_bytes = 4
 
 /** What a frame adds to its key and payload. @category constants @since 0.1.0 */
-export const overhead_bytes = 28
+export const overhead_bytes = header_bytes + crc_bytes
 
 /**
  * The longest key: the format's limit, so that a damaged length cannot claim the machine.
@@ -44,6 +44,12 @@ export const txid_max = Number.MAX_SAFE_INTEGER
 
 /** The longest frame. @category constants @since 0.1.0 */
 export const frame_bytes_max = overhead_bytes + key_bytes_max + payload_bytes_max
+
+/** What every frame of this version starts with: the magic, and the version. @internal */
+export const opening = Uint8Array.of(0x44, 0x57, 0x41, 0x4C, version, 0)
+
+/** The magic as text, for a search. @internal */
+export const magicText = "DWAL"
 
 /** Where each field of the header starts. @category constants @since 0.1.0 */
 export const fieldOffset = {
@@ -331,12 +337,16 @@ export const damaged = (
   }
 }
 
-/** The length of the key, and of the whole frame, that the sound header at `at` tells. @internal */
+/** The length of the key, of the payload, and of the whole frame, that the sound header at `at` tells. @internal */
 export const keyLengthAt = (view: DataView, at: number): number => view.getUint32(at + fieldOffset.keyLength, true)
 
 /** @internal */
+export const payloadLengthAt = (view: DataView, at: number): number =>
+  view.getUint32(at + fieldOffset.payloadLength, true)
+
+/** @internal */
 export const lengthAt = (view: DataView, at: number): number =>
-  overhead_bytes + keyLengthAt(view, at) + view.getUint32(at + fieldOffset.payloadLength, true)
+  overhead_bytes + keyLengthAt(view, at) + payloadLengthAt(view, at)
 
 /** The txid in the header at `at`, exact up to `txid_max`. @internal */
 export const txidAt = (view: DataView, at: number): number =>
@@ -351,7 +361,7 @@ export const checksumHolds = (bytes: Uint8Array, view: DataView, at: number, len
 /** Whether a whole frame of that length stands at `at`, and sets a key of that length. @internal */
 export const isPut = (bytes: Uint8Array, view: DataView, at: number, length: number, keyLength: number): boolean =>
   inspect(view, at, at + length) === length && bytes[at + fieldOffset.recordType] === 1 &&
-  view.getUint32(at + fieldOffset.keyLength, true) === keyLength && checksumHolds(bytes, view, at, length)
+  keyLengthAt(view, at) === keyLength && checksumHolds(bytes, view, at, length)
 
 /** Whether a whole frame of that length stands at `at`, and sets that key. @internal */
 export const isPutOf = (key: Uint8Array, bytes: Uint8Array, view: DataView, at: number, length: number): boolean => {
@@ -383,6 +393,6 @@ export const recordAt = (
     // `inspect` has refused every other byte.
     recordTypes[view.getUint8(at + fieldOffset.recordType) as 0 | 1 | 2],
     txidAt(view, at),
-    view.getUint32(at + fieldOffset.keyLength, true),
-    view.getUint32(at + fieldOffset.payloadLength, true)
+    keyLengthAt(view, at),
+    payloadLengthAt(view, at)
   )

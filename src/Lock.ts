@@ -17,6 +17,7 @@ import type * as Scope from "effect/Scope"
 import * as NodePath from "node:path"
 import * as Disk from "./Disk.ts"
 import { type InvalidOptions, IoError, LockHeld, type LockUnavailable } from "./Errors.ts"
+import * as Frame from "./Frame.ts"
 import { closedError } from "./internal/closed.ts"
 import { lockOptionsError } from "./internal/options.ts"
 
@@ -190,7 +191,8 @@ const settle = Effect.fnUntraced(function*(
   }
   if (!(yield* file.isCurrent)) return undefined
   const text = yield* file.readText
-  if (text.startsWith(segmentStart)) {
+  // A hard link of that name to a segment: the pid would be written over its first records.
+  if (text.startsWith(Frame.magicText)) {
     const path = NodePath.join(directory, lockFileName)
     return yield* new IoError({
       operation: "lock",
@@ -204,9 +206,6 @@ const settle = Effect.fnUntraced(function*(
   yield* Effect.ignore(file.writeText(sentinelText(unsynced)))
   return { unsynced }
 })
-
-// A hard link of that name to a segment would have the pid written over the segment's first records.
-const segmentStart = "DWAL"
 
 const sentinelText = (unsynced: Unsynced | undefined): string => {
   const note = unsynced === undefined ? "" : `unsynced ${unsynced.segment} ${unsynced.offset}\n`

@@ -8,6 +8,7 @@
 import * as Effect from "effect/Effect"
 import * as Disk from "../Disk.ts"
 import type { DamageReason, IoError } from "../Errors.ts"
+import * as Frame from "../Frame.ts"
 import { countLaterFrames } from "./laterFrames.ts"
 
 /** The unit in which a disk writes, or does not write. */
@@ -75,9 +76,6 @@ export const classify = Effect.fnUntraced(function*(
 
 const nextSector = (offset: number): number => (Math.floor(offset / sector_bytes) + 1) * sector_bytes
 
-// What every frame of this version starts with.
-const opening = Uint8Array.of(0x44, 0x57, 0x41, 0x4C, 0x01, 0x00)
-
 /**
  * Whether a header that fails its checks fails them because a sector was never written, or not to its end: zeros up to
  * the boundary, perhaps behind a part of a frame's opening; or a part of the opening up to the boundary, and a whole
@@ -92,9 +90,9 @@ const isUnwrittenHeader = Effect.fnUntraced(function*(
   const bytes = new Uint8Array(boundary - offset)
   yield* Disk.readFully(file, bytes, 0, bytes.length, offset)
   let written = 0
-  while (written < bytes.length && bytes[written] === opening[written]) written++
+  while (written < bytes.length && bytes[written] === Frame.opening[written]) written++
   // All of the opening is there: what is wrong stands behind it, and was written.
-  if (written >= opening.length) return false
+  if (written >= Frame.opening.length) return false
   if (written < bytes.length) return zeros(bytes, written, bytes.length)
   return yield* isZeros(file, boundary, Math.min(nextSector(boundary), size))
 })

@@ -61,8 +61,8 @@ export class LineWriter {
     let at = 0
     for (let index = from; index < to; index++) {
       const frame = starts[index] as number
-      const keyLength = view.getUint32(frame + Frame.fieldOffset.keyLength, true)
-      const valueLength = view.getUint32(frame + Frame.fieldOffset.payloadLength, true)
+      const keyLength = Frame.keyLengthAt(view, frame)
+      const valueLength = Frame.payloadLengthAt(view, frame)
       const key = frame + Frame.header_bytes
       copyBytes(bytes, view, key, keyLength, filled, filledView, at)
       at = fillUp(filled, at, keyLength)
@@ -78,8 +78,8 @@ export class LineWriter {
     let encoded = 0
     for (let index = from; index < to; index++) {
       const frame = starts[index] as number
-      const keyLength = view.getUint32(frame + Frame.fieldOffset.keyLength, true)
-      const valueLength = view.getUint32(frame + Frame.fieldOffset.payloadLength, true)
+      const keyLength = Frame.keyLengthAt(view, frame)
+      const valueLength = Frame.payloadLengthAt(view, frame)
       copyBytes(start.bytes, start.view, 0, line_start.length, lines, linesView, at)
       at = this.#copyEncoded(encoded, keyLength, at + line_start.length)
       encoded += 4 * thirds(keyLength)

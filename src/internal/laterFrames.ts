@@ -19,8 +19,6 @@ import { crc32c, shift } from "./crc32c.ts"
 // Small, so that even a chunk full of frame starts holds the event loop for a few milliseconds only.
 const chunk_bytes = 65_536
 
-const magicBytes = Buffer.from("DWAL", "latin1")
-
 // Candidates tried or decided in one step, a few milliseconds of work, before other fibers get their turn.
 const step_events_max = 2_048
 
@@ -116,7 +114,7 @@ class Pass {
 }
 
 const nextStart = (bytes: Buffer, from: number, until: number): number => {
-  const at = bytes.indexOf(magicBytes, from)
+  const at = bytes.indexOf(Frame.magicText, from, "latin1")
   return at < 0 || at >= until ? Number.POSITIVE_INFINITY : at
 }
 

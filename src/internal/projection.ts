@@ -315,7 +315,7 @@ const keyValues = ({ bytes, from, starts, to, view }: PutFrames): Array<KeyValue
   const entries: Array<KeyValue> = []
   for (let index = from; index < to; index++) {
     const at = (starts[index] as number) - base
-    const keyEnd = at + Frame.header_bytes + view.getUint32(base + at + Frame.fieldOffset.keyLength, true)
+    const keyEnd = at + Frame.header_bytes + Frame.keyLengthAt(view, base + at)
     const end = (starts[index + 1] as number) - base - Frame.crc_bytes
     entries.push({ key: shared.slice(at + Frame.header_bytes, keyEnd), value: shared.subarray(keyEnd, end) })
   }
