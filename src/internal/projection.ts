@@ -181,7 +181,7 @@ const readChecked = (
 ): Effect.Effect<Uint8Array<ArrayBuffer>, IoError | CorruptSegment> =>
   Effect.matchEffect(source.read(place), {
     onSuccess: (record) =>
-      record.type === "Put" && sameBytes(record.key, key)
+      record.type === "Put" && Buffer.compare(record.key, key) === 0
         ? Effect.succeed(unshared(record.payload))
         : Effect.fail(mismatch(source, place)),
     onFailure: (error) => Effect.fail(error._tag === "InvalidPosition" ? mismatch(source, place) : error)
@@ -255,14 +255,6 @@ const mismatch = (source: Source, place: Place): CorruptSegment =>
     reason: "RecordMismatch",
     found: undefined
   })
-
-const sameBytes = (a: Uint8Array, b: Uint8Array): boolean => {
-  if (a.length !== b.length) return false
-  for (let at = 0; at < a.length; at++) {
-    if (a[at] !== b[at]) return false
-  }
-  return true
-}
 
 /** What `next` gives, until that is `undefined`. Others run after each step. */
 const streamOf = <A, E>(next: Effect.Effect<ReadonlyArray<A> | undefined, E>): Stream.Stream<A, E> =>

@@ -359,17 +359,12 @@ const anyContent = (durable: Content, changes: ReadonlyArray<DataChange>, pick: 
     for (const [sector, bytes] of change.sectors) {
       if (sector >= content.size) continue
       const known = versions.get(sector) ?? [durable.sector(sector)]
-      if (!known.some((other) => sameBytes(other, bytes))) known.push(bytes)
+      if (!known.some((other) => Buffer.compare(other, bytes) === 0)) known.push(bytes)
       versions.set(sector, known)
     }
   }
   for (const [sector, known] of versions) content.patch(sector, known[pick(known.length)] ?? empty)
   return content
-}
-
-const sameBytes = (a: Uint8Array, b: Uint8Array): boolean => {
-  for (let at = 0; at < a.length; at++) if (a[at] !== b[at]) return false
-  return true
 }
 
 /**

@@ -642,7 +642,7 @@ const sharing = [
     name: "get-does-not-compare-the-key",
     claim: "A value is given out for the key it was put under only.",
     file: "src/internal/projection.ts",
-    find: "record.type === \"Put\" && sameBytes(record.key, key)",
+    find: "record.type === \"Put\" && Buffer.compare(record.key, key) === 0",
     replace: "record.type === \"Put\"",
     test: "test/Kv.test.ts",
     caughtBy: "two whole records that have changed places are RecordMismatch"
