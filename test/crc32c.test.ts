@@ -23,9 +23,8 @@ const of = (checksum: Checksum, bytes: Uint8Array): number => checksum(bytes, 0,
 
 const implementations: ReadonlyArray<{ readonly name: string; readonly checksum: Checksum }> = [
   { name: "portable", checksum: portable },
-  { name: "native", checksum: native ?? (() => assert.fail("the native addon is not installed")) },
+  { name: "native", checksum: native === portable ? () => assert.fail("the native addon is not installed") : native },
   { name: "by size", checksum: bySize(native) },
-  { name: "by size without native", checksum: bySize(undefined) },
   { name: "exported", checksum: crc32c }
 ]
 
@@ -173,7 +172,7 @@ describe("Sealed", () => {
 
 describe("loadNative", () => {
   it("finds the addon of this platform", () => {
-    assert.isDefined(native)
+    assert.notStrictEqual(native, portable)
   })
 
   const broken: ReadonlyArray<{ readonly why: string; readonly load: (name: string) => unknown }> = [
@@ -197,9 +196,7 @@ describe("loadNative", () => {
   ]
 
   it.each(broken)("goes without an addon that $why, and the portable loop takes over", ({ load }) => {
-    assert.isUndefined(loadNative(load))
-    const data = noise(4096)
-    assert.strictEqual(of(bySize(loadNative(load)), data), crc32cBitwise(data))
+    assert.strictEqual(loadNative(load), portable)
   })
 
   it("asks for one package, once", () => {

@@ -86,27 +86,24 @@ export const portable: Checksum = (bytes, start, end, seed) => {
 
 type NativeCrc32c = (bytes: Uint8Array, seed?: number) => number
 
-/** The native implementation, or `undefined` where its binary is not installed for this platform. */
-export const loadNative = (load: (name: string) => unknown): Checksum | undefined => {
+/** The native implementation, or the portable one where its binary is not installed for this platform. */
+export const loadNative = (load: (name: string) => unknown): Checksum => {
   try {
     const { crc32c } = load("@node-rs/crc32") as { readonly crc32c: NativeCrc32c }
-    if (crc32c(new TextEncoder().encode("123456789"), 0) !== 0xE3069283) return undefined
+    if (crc32c(new TextEncoder().encode("123456789"), 0) !== 0xE3069283) return portable
     return (bytes, start, end, seed) => crc32c(bytes.subarray(start, end), seed)
   } catch {
-    return undefined
+    return portable
   }
 }
 
-/** `native` for long inputs, the portable loop for short ones and wherever there is no native one. */
-export const bySize = (native: Checksum | undefined): Checksum =>
-  native === undefined
-    ? portable
-    : (bytes, start, end, seed) =>
-      end - start < nativeFrom_bytes ? portable(bytes, start, end, seed) : native(bytes, start, end, seed)
+/** `long` for long inputs, the portable loop for short ones. */
+export const bySize = (long: Checksum): Checksum => (bytes, start, end, seed) =>
+  end - start < nativeFrom_bytes ? portable(bytes, start, end, seed) : long(bytes, start, end, seed)
 
 // The first long input loads the native addon: it takes some milliseconds, and a store of short records needs none.
 let long: Checksum = (bytes, start, end, seed) => {
-  long = loadNative(Module.createRequire(import.meta.url)) ?? portable
+  long = loadNative(Module.createRequire(import.meta.url))
   return long(bytes, start, end, seed)
 }
 
