@@ -139,7 +139,7 @@ const writeFile = Effect.fnUntraced(function*(
     disk,
     target,
     temporaryPath(target),
-    (file) => Effect.scoped(writeLines(parts, file, onProgress))
+    (file) => writeLines(parts, (text) => append(file, text), onProgress)
   )
 })
 
@@ -167,11 +167,11 @@ const append = (file: Disk.DiskFile, text: Uint8Array): Effect.Effect<void, IoEr
   })
 }
 
-const writeLines = Effect.fnUntraced(function*(
+const writeLines = Effect.fnUntraced(function*<E>(
   { disk, frames }: ReadParts,
-  file: Disk.DiskFile,
+  write: (text: Uint8Array) => Effect.Effect<void, E>,
   onProgress: ((records: number) => void) | undefined
-): Effect.fn.Return<Exported, IoError | CorruptSegment, Scope.Scope> {
+): Effect.fn.Return<Exported, IoError | CorruptSegment | E, Scope.Scope> {
   let records = 0
   let bytes = 0
   const writer = new LineWriter()
@@ -181,7 +181,7 @@ const writeLines = Effect.fnUntraced(function*(
     const text = "bytes" in next
       ? writer.linesOf(next)
       : Buffer.from(next.map(({ key, value }) => toLine(key, value)).join(""), "latin1")
-    yield* append(file, text)
+    yield* write(text)
     const count = "bytes" in next ? next.to - next.from : next.length
     records += count
     bytes += text.length
@@ -189,7 +189,15 @@ const writeLines = Effect.fnUntraced(function*(
     if (disk.isTurnOver(count)) yield* Effect.yieldNow
   }
   return { records_written: records, bytes_written: bytes }
-})
+}, Effect.scoped)
+
+/** The lines of `toFile`, many in a text, for `write`, whose text holds until it has ended. @internal */
+export const toWrites = <E>(
+  kv: Kv.KvRead,
+  write: (text: Uint8Array) => Effect.Effect<void, E>,
+  onProgress: (records: number) => void
+): Effect.Effect<Exported, IoError | CorruptSegment | E> =>
+  Effect.flatMap(readParts(kv), (parts) => writeLines(parts, write, onProgress))
 
 /**
  * Reads lines, as UTF-8 or as text, and puts them, in order; resolves once all are synced. Blank lines are skipped.

@@ -27,17 +27,7 @@ const exportToStandardOutput = Effect.fnUntraced(function*(kv: Kv.KvRead) {
   const total = yield* kv.size
   // On a terminal the lines themselves are the progress.
   const onProgress = output.isTerminal ? () => {} : yield* Progress.make({ label: "export", total, unit: "keys" })
-  let records = 0
-  let bytes = 0
-  yield* Stream.runForEachArray(Export.toLines(kv), (lines) => {
-    const text = lines.join("")
-    return Effect.map(output.write(text), () => {
-      records += lines.length
-      bytes += text.length
-      onProgress(records)
-    })
-  })
-  return { records_written: records, bytes_written: bytes }
+  return yield* Export.toWrites(kv, output.write, onProgress)
 }, Effect.scoped)
 
 // A backup is not to be replaced by nothing because a volume is not mounted.
