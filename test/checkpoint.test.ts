@@ -24,7 +24,7 @@ import * as Reader from "../src/Reader.ts"
 import { type Fault, makeDisk, type Mode, type Operation, type SimulatedDisk } from "../src/testing.ts"
 import { between } from "./support/arbitraries.ts"
 import { startNode } from "./support/child.ts"
-import { fold, Model, over, type Rec, recOf } from "./support/crashModel.ts"
+import { eventLoopTurn, fold, Model, over, type Rec, recOf } from "./support/crashModel.ts"
 import { Counts, type Point, Points } from "./support/crashPoints.ts"
 import { FaultyDisk, over as overFaulty } from "./support/faultyDisk.ts"
 import { fieldsOf, put as putFrame, temporaryDirectory } from "./support/stores.ts"
@@ -1603,10 +1603,6 @@ const crashLife = (disk: SimulatedDisk, model: Model, run: (subject: Subject) =>
     const kv = yield* Kv.make({ directory, ...crashing })
     yield* run(subjectOf(kv, model))
   })).pipe(over(disk), quiet)
-
-const eventLoopTurn = Effect.callback<void>((resume) => {
-  setImmediate(() => resume(Effect.void))
-})
 
 const workloads: ReadonlyArray<readonly [string, boolean, (subject: Subject) => Effect.Effect<unknown, unknown>]> = [
   ["puts over several segments, synced now and then", false, ({ put, remove, sync }) =>

@@ -15,7 +15,7 @@ import { cutsOf } from "../src/internal/simulatedState.ts"
 import * as Kv from "../src/Kv.ts"
 import * as Log from "../src/Log.ts"
 import { type Fault, makeDisk, type Mode, type SimulatedDisk } from "../src/testing.ts"
-import { fold, inputOf, over, type Rec, type Subject, withoutStacks } from "./support/crashModel.ts"
+import { eventLoopTurn, fold, inputOf, over, type Rec, type Subject, withoutStacks } from "./support/crashModel.ts"
 import { type Bounds, Counts, type Point, Points, runWorkload, Visitor, type Workload } from "./support/crashPoints.ts"
 
 const quiet = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
@@ -43,10 +43,6 @@ const durably = (subject: Subject, record: Rec) =>
   Effect.map(append(subject, record), ({ txid }) => {
     subject.model.synced = Math.max(subject.model.synced, txid)
   })
-
-const eventLoopTurn = Effect.callback<void>((resume) => {
-  setImmediate(() => resume(Effect.void))
-})
 
 const directory = "/s"
 const small: Kv.Options = { directory, segmentSize: 900 }

@@ -11,6 +11,7 @@ import * as NodePath from "node:path"
 import * as Disk from "../src/Disk.ts"
 import * as Log from "../src/Log.ts"
 import { makeDisk, type SimulatedDisk } from "../src/testing.ts"
+import { eventLoopTurn } from "./support/crashModel.ts"
 import { FaultyDisk, over } from "./support/faultyDisk.ts"
 import { concat, noise, raw, temporaryDirectory, zeroed } from "./support/stores.ts"
 
@@ -77,10 +78,6 @@ const shown = (disk: SimulatedDisk) =>
     const records = yield* Stream.runCollect(log.stream)
     return records.map(({ payload }) => new TextDecoder().decode(payload).replaceAll(".", ""))
   })).pipe(onSimulated(disk))
-
-const eventLoopTurn = Effect.callback<void>((resume) => {
-  setImmediate(() => resume(Effect.void))
-})
 
 describe("a sync that comes while an fsync runs", () => {
   it.live("is answered when a power loss takes nothing that was appended before it", () =>
