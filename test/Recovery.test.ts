@@ -182,6 +182,39 @@ const cases: ReadonlyArray<Case> = [
     offset: sector - 5
   },
 
+  // -- a part of a header, and zeros to the next sector
+  ...[1, 2, 3, 4].flatMap((written): ReadonlyArray<Case> => {
+    // As many bytes are left of the sector, and one that a single damaged byte may be.
+    const first = raw(1, noise(sector - written - 1 - 28))
+    const second = zeroed(raw(2, noise(1500)), written, written + 1)
+    const reason = written < 4 ? "BadMagic" : "UnknownVersion"
+    const at = { reason, offset: sector - written - 1 }
+    const opening = utf8("DWAL").subarray(0, written)
+    return [
+      {
+        name: `active: one zero behind the first ${written} of a header, and no record behind it`,
+        segments: { 1: concat(first, second) },
+        verdict: "Torn",
+        ...at
+      },
+      {
+        name: `active: one zero behind the first ${written} of a header, before valid frames`,
+        segments: { 1: concat(first, second, later) },
+        verdict: "CorruptTail",
+        laterFrames: 3,
+        ...at
+      },
+      {
+        name: `active: zeros behind the first ${written} of a header to the next sector, before valid frames`,
+        ...active(concat(opening, zeros(450 - written), later), "CorruptTail", reason, 3)
+      },
+      {
+        name: `active: zeros behind the first ${written} of a header to the end`,
+        ...active(concat(opening, zeros(450 - written)), "Torn", reason)
+      }
+    ]
+  }),
+
   // -- Truncated
   { name: "active: a frame cut short", ...active(raw(3, "three").subarray(0, 30), "Torn", "Truncated") },
   { name: "active: a header cut short", ...active(raw(3, "three").subarray(0, 23), "Torn", "Truncated") },
@@ -414,7 +447,8 @@ describe("the verdict", () => {
         fill(directory, each.segments)
         const activeId = Math.max(...Object.keys(each.segments).map(Number))
         const cuts = damage.verdict === "Torn" ||
-          (policy === "prefix" && damage.segment === activeId && damage.reason !== "UnknownVersion")
+          (policy === "prefix" && damage.segment === activeId &&
+            !(damage.verdict === "CorruptSegment" && damage.reason === "UnknownVersion"))
         if (!cuts) {
           assert.deepStrictEqual(
             errorFields(yield* Effect.flip(openWith(directory, { policy }))),

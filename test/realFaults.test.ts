@@ -336,7 +336,7 @@ describe("files that may not be written", () => {
           }
           assert.deepStrictEqual(yield* reading(directory), ["one", "two", "three"])
           const kv = yield* Kv.makeReader({ directory })
-          const into = refused(yield* Effect.flip(Export.toFile(kv, NodePath.join(directory, "out.jsonl"))))
+          const into = refused(yield* Effect.flip(Export.toFile(kv, NodePath.join(closed, "out.jsonl"))))
           assert.deepInclude(into, { operation: "create", code: "EACCES" })
           yield* Export.toFile(kv, NodePath.join(own, "out.jsonl"))
           yield* kv.compactTo(NodePath.join(own, "compacted"))

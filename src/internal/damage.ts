@@ -65,7 +65,8 @@ export const classify = Effect.fnUntraced(function*(
   })
   if (where.closed) return verdict("CorruptSegment")
   if (reason !== "Truncated" && reason !== "CrcMismatch") {
-    return verdict((yield* isUnwrittenHeader(file, offset, where.size)) ? "Torn" : "CorruptSegment")
+    const header = yield* unwrittenHeader(file, offset, where.size)
+    if (header !== "cut") return verdict(header === "unwritten" ? "Torn" : "CorruptSegment")
   }
   if (reason === "CrcMismatch" && (yield* hasUnwrittenSector(file, offset, offset + damaged.length, where.size))) {
     return verdict("Torn")
@@ -77,24 +78,27 @@ export const classify = Effect.fnUntraced(function*(
 const nextSector = (offset: number): number => (Math.floor(offset / sector_bytes) + 1) * sector_bytes
 
 /**
- * Whether a header that fails its checks fails them because a sector was never written, or not to its end: zeros up to
- * the boundary, perhaps behind a part of a frame's opening; or a part of the opening up to the boundary, and a whole
- * sector of zeros behind it.
+ * Whether a header that fails its checks fails them because a sector was never written, or not to its end.
+ * `unwritten`: zeros up to the boundary, or a part of a frame's opening up to it and a whole sector of zeros behind it.
+ * `cut`: zeros up to the boundary behind a part of the opening, as a write leaves them that was done in two pieces; but
+ * they may be few, and then as well be damage.
  */
-const isUnwrittenHeader = Effect.fnUntraced(function*(
+const unwrittenHeader = Effect.fnUntraced(function*(
   file: Disk.DiskFile,
   offset: number,
   size: number
-): Effect.fn.Return<boolean, IoError> {
+): Effect.fn.Return<"written" | "cut" | "unwritten", IoError> {
   const boundary = Math.min(nextSector(offset), size)
   const bytes = new Uint8Array(boundary - offset)
   yield* Disk.readFully(file, bytes, 0, bytes.length, offset)
   let written = 0
   while (written < bytes.length && bytes[written] === Frame.opening[written]) written++
   // All of the opening is there: what is wrong stands behind it, and was written.
-  if (written >= Frame.opening.length) return false
-  if (written < bytes.length) return zeros(bytes, written, bytes.length)
-  return yield* isZeros(file, boundary, Math.min(nextSector(boundary), size))
+  if (written >= Frame.opening.length) return "written"
+  if (written < bytes.length) {
+    return !zeros(bytes, written, bytes.length) ? "written" : written === 0 ? "unwritten" : "cut"
+  }
+  return (yield* isZeros(file, boundary, Math.min(nextSector(boundary), size))) ? "unwritten" : "written"
 })
 
 /** Whether `file[start, end)` holds nothing but zeros. */

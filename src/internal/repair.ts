@@ -174,10 +174,11 @@ const writeAnew = (disk: Disk.DiskService, path: string, bytes: number): Effect.
     (source) => source.close
   )
 
-const mayCut = (policy: Policy, damage: Damage, active: number | undefined): boolean =>
-  damage.verdict === "Torn"
+// A corrupt segment's unknown version is a newer program's. A corrupt tail's is 0, which no program writes.
+const mayCut = (policy: Policy, { reason, segment, verdict }: Damage, active: number | undefined): boolean =>
+  verdict === "Torn"
     ? policy !== "strict"
-    : policy === "prefix" && damage.segment === active && damage.reason !== "UnknownVersion"
+    : policy === "prefix" && segment === active && !(verdict === "CorruptSegment" && reason === "UnknownVersion")
 
 /** Cuts the active segment at the damage; the path of the copy, or `undefined` when all of it was zeros. */
 const cut = Effect.fnUntraced(function*(

@@ -68,8 +68,8 @@ const cutting = [
     name: "repair-cuts-before-later-frames",
     claim: "Damage with valid records behind it is refused by `repair`, not cut.",
     file: "src/internal/repair.ts",
-    find: "policy === \"prefix\" && damage.segment === active",
-    replace: "policy !== \"strict\" && damage.segment === active",
+    find: "policy === \"prefix\" && segment === active",
+    replace: "policy !== \"strict\" && segment === active",
     test: recovery,
     caughtBy: "active: a bad checksum before a valid frame"
   },
@@ -77,7 +77,7 @@ const cutting = [
     name: "prefix-cuts-newer-version",
     claim: "A newer version's frames are cut by no policy.",
     file: "src/internal/repair.ts",
-    find: " && damage.reason !== \"UnknownVersion\"",
+    find: " && !(verdict === \"CorruptSegment\" && reason === \"UnknownVersion\")",
     replace: "",
     test: recovery,
     caughtBy: "active: a newer version's frame across a sector that was never written"
@@ -116,17 +116,26 @@ const verdicts = [
     name: "header-across-lost-sector-is-corrupt",
     claim: "A header that reaches into a sector that was never written is torn.",
     file: "src/internal/damage.ts",
-    find: "return yield* isZeros(file, boundary, Math.min(nextSector(boundary), size))",
-    replace: "return false",
+    find: "(yield* isZeros(file, boundary, Math.min(nextSector(boundary), size))) ? \"unwritten\"",
+    replace: "false ? \"unwritten\"",
     test: crashPoints,
     caughtBy: "a header that reaches into a sector that was never written is torn, wherever it is cut"
+  },
+  {
+    name: "few-zeros-in-a-header-hide-later-frames",
+    claim: "One damaged byte of a header near the end of a sector does not have the records behind it cut.",
+    file: "src/internal/damage.ts",
+    find: "if (header !== \"cut\") return verdict(header === \"unwritten\" ? \"Torn\" : \"CorruptSegment\")",
+    replace: "return verdict(header !== \"written\" ? \"Torn\" : \"CorruptSegment\")",
+    test: recovery,
+    caughtBy: "active: one zero behind the first"
   },
   {
     name: "no-search-for-later-frames",
     claim: "Valid records behind damage are looked for before it is called torn.",
     file: "src/internal/damage.ts",
-    find: "yield* countLaterFrames(file, offset + 1, where.size, where.txid)",
-    replace: "0",
+    find: "const laterFrames = yield* countLaterFrames(file, offset + 1, where.size, where.txid)",
+    replace: "const laterFrames = 0",
     test: recovery,
     caughtBy: "is not cut off behind a damaged record, whatever the sizes of both"
   },
@@ -211,8 +220,8 @@ const writing = [
     name: "short-write-taken-for-whole",
     claim: "A write of which the system took a part only is gone on with.",
     file: "src/Disk.ts",
-    find: "at += count\n  }\n  return undefined",
-    replace: "at = end\n  }\n  return undefined",
+    find: "at += count\n    }\n  } catch",
+    replace: "at = end\n    }\n  } catch",
     test: failures,
     caughtBy: "short writes and EINTR are invisible"
   },
@@ -247,10 +256,39 @@ const writing = [
     name: "append-goes-on-after-failed-sync",
     claim: "An append that waited for its turn is not written once a sync has failed.",
     file: "src/internal/writer.ts",
-    find: "if (refusal !== undefined) return yield* refusal\n    const refused",
-    replace: "const refused",
+    find: "if (refusal !== undefined) return yield* refusal\n    if (!this.#hasRoom",
+    replace: "if (!this.#hasRoom",
     test: failures,
     caughtBy: "nothing is written any more once a sync has failed, not even what let others run first"
+  },
+  {
+    name: "index-takes-the-callers-key",
+    claim: "The index is told the key that the file has, not what the caller's memory holds once the write has ended.",
+    file: "src/internal/writer.ts",
+    find: "return this.#written({ type: entry.type, key, payload }, length)",
+    replace: "return this.#written({ type: entry.type, key: entry.key, payload }, length)",
+    test: "test/callers.test.ts",
+    caughtBy: "while its large value is written: the index has what the log has"
+  },
+  {
+    name: "length-taken-before-the-wait",
+    claim: "A frame is as long as its bytes are when it is encoded, not when it began to wait.",
+    file: "src/internal/writer.ts",
+    find:
+      "const length = lengthOf(entry)\n    if (length <= Disk.blocking_bytes_max) return yield* this.#writeSmall(entry, length)",
+    replace:
+      "const length = lengthOf(entry) + 1\n    if (length <= Disk.blocking_bytes_max) return yield* this.#writeSmall(entry, length)",
+    test: "test/callers.test.ts",
+    caughtBy: "to less: a whole record is written, or none"
+  },
+  {
+    name: "throwing-observer-starves-the-others",
+    claim: "An observer that throws keeps no record from those behind it.",
+    file: "src/internal/observers.ts",
+    find: "if (told < all.length) tellRest(all.slice(told), (observer) => observer.record(entry, ref))",
+    replace: "",
+    test: "test/Log.test.ts",
+    caughtBy: "keeps it from no other, and what was thrown ends the call"
   },
   {
     name: "closing-does-not-wait",

@@ -144,15 +144,17 @@ export const laterFramesOf = (bytes: Uint8Array, offset: number, txid: number): 
 const opening = [0x44, 0x57, 0x41, 0x4C, 1, 0]
 
 /**
- * Zeros to the end of the sector, perhaps behind a part of the opening; or a part of the opening that reaches the end
- * of its sector, with a sector of zeros behind it. Behind a whole opening somebody has written.
+ * Zeros to the end of the sector, or a part of the opening that reaches the end of its sector, with a sector of zeros
+ * behind it: never written. A part of the opening and zeros to the end of the sector: perhaps. Behind a whole opening
+ * somebody has written.
  */
-const neverWritten = (bytes: Uint8Array, offset: number): boolean => {
+const neverWritten = (bytes: Uint8Array, offset: number): boolean | "perhaps" => {
   const boundary = Math.floor(offset / 512) * 512 + 512
   let end = offset
   while (end < boundary && end - offset < opening.length && bytes[end] === opening[end - offset]) end++
   if (end - offset === opening.length) return false
-  return end === boundary ? allZeros(bytes, boundary, boundary + 512) : allZeros(bytes, end, boundary)
+  if (end === boundary) return allZeros(bytes, boundary, boundary + 512)
+  return allZeros(bytes, end, boundary) && (end === offset || "perhaps")
 }
 
 /** A sector that the frame reaches into is zeros as far as the frame, and what is behind it, could have written it. */
@@ -184,11 +186,13 @@ export const verdictAt = (
   })
   if (!active) return is("CorruptSegment")
   if (reason === "CrcMismatch" && lacksSector(bytes, offset, length)) return is("Torn")
-  if (reason === "Truncated" || reason === "CrcMismatch") {
+  const isHard = reason !== "Truncated" && reason !== "CrcMismatch"
+  const unwritten = isHard && neverWritten(bytes, offset)
+  if (!isHard || unwritten === "perhaps") {
     const later = laterFramesOf(bytes, offset, txid)
     return later === 0 ? is("Torn") : is("CorruptTail", later)
   }
-  return is(neverWritten(bytes, offset) ? "Torn" : "CorruptSegment")
+  return is(unwritten ? "Torn" : "CorruptSegment")
 }
 
 export interface Reading {
@@ -235,7 +239,8 @@ export type Policy = "repair" | "strict" | "prefix"
 export const cuts = (policy: Policy, damage: Verdict, active: number): boolean => {
   if (policy === "strict") return false
   if (damage.verdict === "Torn") return true
-  return policy === "prefix" && damage.segment === active && damage.reason !== "UnknownVersion"
+  const isNewer = damage.verdict === "CorruptSegment" && damage.reason === "UnknownVersion"
+  return policy === "prefix" && damage.segment === active && !isNewer
 }
 
 /** The directory behind a cut: the segment's valid end, and what was cut in a file of its own unless it is zeros. */

@@ -63,19 +63,19 @@ const hasZeroSector = (bytes: Buffer, offset: number, length: number): boolean =
 }
 
 /**
- * Zeros to the next sector, perhaps behind the first bytes of a frame; or, where that sector starts within those bytes, a
- * sector of zeros behind them.
+ * Zeros to the next sector, or, where that sector starts within the first bytes of a frame, a sector of zeros behind
+ * them: `whole`. Zeros to the next sector behind the first bytes of a frame: `part`.
  */
-const isUnwrittenHeader = (bytes: Buffer, offset: number): boolean => {
+const unwrittenHeader = (bytes: Buffer, offset: number): "whole" | "part" | undefined => {
   const boundary = offset - offset % sector + sector
   const there = bytes.subarray(offset, boundary)
   const opening = Buffer.from("DWAL\u0001\0", "latin1")
   for (let written = 0; written < 6; written++) {
-    if (!there.subarray(0, written).equals(opening.subarray(0, written))) return false
-    if (written === there.length) return allZeros(bytes.subarray(boundary, boundary + sector))
-    if (allZeros(there.subarray(written))) return true
+    if (!there.subarray(0, written).equals(opening.subarray(0, written))) return undefined
+    if (written === there.length) return allZeros(bytes.subarray(boundary, boundary + sector)) ? "whole" : undefined
+    if (allZeros(there.subarray(written))) return written === 0 ? "whole" : "part"
   }
-  return false
+  return undefined
 }
 
 const judgeAt = (bytes: Buffer, segment: number, offset: number, active: boolean, txid: number): Judged => {
@@ -90,7 +90,8 @@ const judgeAt = (bytes: Buffer, segment: number, offset: number, active: boolean
   })
   if (!active) return verdict("CorruptSegment")
   if (reason !== "Truncated" && reason !== "CrcMismatch") {
-    return verdict(isUnwrittenHeader(bytes, offset) ? "Torn" : "CorruptSegment")
+    const unwritten = unwrittenHeader(bytes, offset)
+    if (unwritten !== "part") return verdict(unwritten === "whole" ? "Torn" : "CorruptSegment")
   }
   if (reason === "CrcMismatch" && hasZeroSector(bytes, offset, length)) return verdict("Torn")
   const later = laterFrames(bytes, offset, txid)
