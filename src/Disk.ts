@@ -153,8 +153,7 @@ export const Disk: Context.Reference<DiskService> = Context.Reference<DiskServic
 /**
  * Opens a file for as long as the scope lasts.
  *
- * @category constructors
- * @since 0.1.0
+ * @internal
  */
 export const openScoped = (
   disk: DiskService,
@@ -165,8 +164,7 @@ export const openScoped = (
 /**
  * Reads `into[start, end)` from `position` in the thread pool: the count, which is less only at the end of the file.
  *
- * @category reading
- * @since 0.1.0
+ * @internal
  */
 export const readFully = Effect.fnUntraced(function*(
   file: DiskFile,
@@ -187,8 +185,7 @@ export const readFully = Effect.fnUntraced(function*(
 /**
  * `readFully` on the calling thread, for at most `blocking_bytes_max`.
  *
- * @category reading
- * @since 0.1.0
+ * @internal
  */
 export const readFullyNow = (
   file: DiskFile,
@@ -213,8 +210,7 @@ export const readFullyNow = (
 /**
  * Appends `bytes[start, end)` in the thread pool. When it fails, some of them may be in the file.
  *
- * @category writing
- * @since 0.1.0
+ * @internal
  */
 export const appendFully = Effect.fnUntraced(function*(
   file: DiskFile,
@@ -233,8 +229,7 @@ export const appendFully = Effect.fnUntraced(function*(
 /**
  * Writes `bytes[start, end)` over what stands at `position`, in the thread pool.
  *
- * @category writing
- * @since 0.1.0
+ * @internal
  */
 export const overwriteFully = Effect.fnUntraced(function*(
   file: DiskFile,
@@ -254,8 +249,7 @@ export const overwriteFully = Effect.fnUntraced(function*(
 /**
  * `appendFully` on the calling thread, for at most `blocking_bytes_max`: `undefined` when all is written.
  *
- * @category writing
- * @since 0.1.0
+ * @internal
  */
 export const appendFullyNow = (
   file: DiskFile,
@@ -292,8 +286,7 @@ export const defectError = (path: string, cause: unknown): IoError =>
  * Makes a directory's own entry durable, and those of all directories above it, whoever made them: a process that died
  * at once may have. One that may not be opened, or that cannot be synced, is passed over.
  *
- * @category writing
- * @since 0.1.0
+ * @internal
  */
 export const syncAncestors = Effect.fnUntraced(function*(
   disk: DiskService,

@@ -184,7 +184,7 @@ export type OpenError = Log.OpenError
  * @category options
  * @since 0.1.0
  */
-export interface Options extends Omit<Log.Options, "replay" | "resume"> {
+export interface Options extends Omit<Log.Options, "replay"> {
   /**
    * The index is saved in the directory as `keydir.checkpoint`, so that the next opening reads that file, checks the
    * active segment, and replays only what came after. Records in closed segments are checked when they are read. `auto`
@@ -193,9 +193,8 @@ export interface Options extends Omit<Log.Options, "replay" | "resume"> {
    * not used, nor is any under the policies `strict` and `prefix`.
    */
   readonly checkpoint?: CheckpointPolicy | undefined
-  /** The store builds its own index: these are for a log alone. */
+  /** The store builds its own index: this is for a log alone. */
   readonly replay?: undefined
-  readonly resume?: undefined
 }
 
 /**

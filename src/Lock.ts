@@ -34,11 +34,13 @@ export interface Lock {
   /** The directory's own path: without symbolic links, from the root. */
   readonly directory: string
   readonly path: string
-  /** What an earlier writer noted with `noteUnsynced`. */
+  /** What an earlier writer noted with `noteUnsynced`. @internal */
   readonly unsynced: Unsynced | undefined
   /**
    * Notes for the next writer that what stands from a place on may not be durable though the system says so, or that
    * it is durable again.
+   *
+   * @internal
    */
   readonly noteUnsynced: (unsynced: Unsynced | undefined) => Effect.Effect<void, IoError>
   /**
@@ -51,8 +53,7 @@ export interface Lock {
 /**
  * The place from which on a writer that met a failed fsync, or was not closed, left it open what is durable.
  *
- * @category models
- * @since 0.1.0
+ * @internal
  */
 export interface Unsynced {
   readonly segment: number

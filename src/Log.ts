@@ -40,7 +40,7 @@ import type * as Frame from "./Frame.ts"
 import type { Bytes } from "./internal/bytes.ts"
 import { openLog } from "./internal/openLog.ts"
 import type { From } from "./internal/reading.ts"
-import type { Covered, Policy } from "./internal/repair.ts"
+import type { Policy } from "./internal/repair.ts"
 import type { RecordRef, WriteError } from "./internal/writer.ts"
 import type * as Lock from "./Lock.ts"
 import type * as Recovery from "./Recovery.ts"
@@ -134,40 +134,7 @@ export interface Options {
    * It must not throw, and must copy what it keeps of a key or payload.
    */
   readonly replay?: ((records: ReadonlyArray<Frame.LogRecord>) => void) | undefined
-  /** Where `replay` starts, for an index that was saved; at the first record by default. Policy `repair` only. */
-  readonly resume?: Resume | undefined
 }
-
-/**
- * How an index that was saved goes on: opening reads only what came after it.
- *
- * @category options
- * @since 0.1.0
- */
-export interface Resume {
-  /**
-   * Asked with the lock held, and with the directory's own path (see `LogService.directory`): what the index covers, or
-   * `undefined` when it is of no use. The answer is trusted to be about these very files, whose covered part is not
-   * read.
-   */
-  readonly from: (directory: string) => Effect.Effect<Covered | undefined>
-  /**
-   * Called when what follows is damaged or does not fit: then `replay` is given every record from the first on, as if
-   * nothing had been saved. No byte is ever cut on the word of a saved index.
-   */
-  readonly forget: () => void
-}
-
-export type {
-  /**
-   * The beginning of a log: its segments up to some record's end, how many records are in them, and the last one's
-   * txid. All segments but the last are covered whole.
-   *
-   * @category models
-   * @since 0.1.0
-   */
-  Covered
-} from "./internal/repair.ts"
 
 /**
  * A segment and the bytes of the records in it.

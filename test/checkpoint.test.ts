@@ -13,9 +13,12 @@ import * as NodePath from "node:path"
 import { crc32 } from "node:zlib"
 import * as Disk from "../src/Disk.ts"
 import { checkpointName, load, save } from "../src/internal/checkpoint.ts"
+import { type Frames, recordsOf } from "../src/internal/frames.ts"
 import type { FrozenKeydir } from "../src/internal/keydir.ts"
 import { noSlots } from "../src/internal/keyTable.ts"
 import { nodeDisk } from "../src/internal/nodeDisk.ts"
+import { openLog } from "../src/internal/openLog.ts"
+import type { Covered, Resume } from "../src/internal/repair.ts"
 import type { Place } from "../src/internal/segmentFiles.ts"
 import { mix, seeded } from "../src/internal/simulatedRandom.ts"
 import * as Kv from "../src/Kv.ts"
@@ -652,22 +655,22 @@ describe("a store whose files were changed behind its checkpoint shows what its 
 
 describe("a log whose reader has a saved index", () => {
   /** The txids that are replayed when the index covers that, and whether it was forgotten. */
-  const replayed = (disk: SimulatedDisk, covered: Log.Covered | undefined, policy: Log.Policy = "repair") => {
+  const replayed = (disk: SimulatedDisk, covered: Covered | undefined, policy: Log.Policy = "repair") => {
     const txids: Array<number> = []
     let forgotten = false
-    const resume: Log.Resume = {
+    const resume: Resume = {
       from: () => Effect.succeed(covered),
       forget: () => {
         forgotten = true
         txids.length = 0
       }
     }
-    const replay: Log.Options["replay"] = (records) => {
-      txids.push(...records.map(({ txid }) => txid))
+    const replay = (frames: Frames): void => {
+      txids.push(...recordsOf(frames).map(({ txid }) => txid))
     }
     return Effect.scoped(Effect.map(
-      Log.make({ directory, policy, replay, resume }),
-      ({ report }) => ({ txids, forgotten, report })
+      openLog({ directory, policy }, { fold: replay, resume }),
+      ({ log: { report } }) => ({ txids, forgotten, report })
     )).pipe(over(disk.fork()), quiet)
   }
 
@@ -683,7 +686,7 @@ describe("a log whose reader has a saved index", () => {
           yield* log.append("four")
         }))
       const [first, second] = [31 + 31, 33]
-      const covering = (bytes: number, segments = [{ id: 1, bytes: first }]): Log.Covered => ({
+      const covering = (bytes: number, segments = [{ id: 1, bytes: first }]): Covered => ({
         segments: [...segments, { id: 2, bytes }],
         records: 2 + bytes / second,
         txid: 2 + bytes / second

@@ -23,6 +23,7 @@ import { openLog } from "./openLog.ts"
 import { openReader } from "./openReader.ts"
 import { kvOptionsError } from "./options.ts"
 import { entriesIn, framesOf, located, Projection, projectionOf, type Source, valueOf, valuesOf } from "./projection.ts"
+import type { Resume } from "./repair.ts"
 
 const makeRead = (
   source: Source,
@@ -187,7 +188,7 @@ const open = Effect.fnUntraced(function*(
   const disk = yield* Disk.Disk
   let projection = new Projection()
   let covered = { records: 0, bytes: 0 }
-  const resume: Log.Resume = {
+  const resume: Resume = {
     from: (directory) =>
       Effect.map(loadCheckpoint(disk, directory), (checkpoint) => {
         if (checkpoint !== undefined) projection = projectionOf(checkpoint)
@@ -199,10 +200,10 @@ const open = Effect.fnUntraced(function*(
       covered = projection.counts
     }
   }
-  const { lock, log, parts } = yield* openLog(
-    { ...logOptions, replay: undefined, resume: policy === "never" ? undefined : resume },
-    (frames) => projection.fold(frames)
-  )
+  const { lock, log, parts } = yield* openLog({ ...logOptions, replay: undefined }, {
+    fold: (frames) => projection.fold(frames),
+    resume: policy === "never" ? undefined : resume
+  })
   // Before the checkpoint, so that the index follows the log until the last one has been written.
   let before = (_: Written): void => {}
   yield* follow(parts, projection, (first) => before(first))

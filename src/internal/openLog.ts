@@ -20,7 +20,7 @@ import { type Frames, recordsOf } from "./frames.ts"
 import { type LogParts, registerLog } from "./logParts.ts"
 import { logOptionsError } from "./options.ts"
 import { framesFrom, type From, invalidPosition, readRef } from "./reading.ts"
-import { recover } from "./repair.ts"
+import { recover, type Resume } from "./repair.ts"
 import { SegmentFiles } from "./segmentFiles.ts"
 import { tailOfLog } from "./tail.ts"
 import { type RecordRef, Writer } from "./writer.ts"
@@ -33,19 +33,26 @@ export interface OpenLog {
   readonly parts: LogParts
 }
 
-/** Opens it until the scope closes; an index is given every frame, or every one behind what it covers. */
+/** What is given every frame while the log is opened, or every one behind what it has saved. */
+export interface Index {
+  readonly fold: ((frames: Frames) => void) | undefined
+  /** Policy `repair` only. */
+  readonly resume?: Resume | undefined
+}
+
+/** Opens it until the scope closes. */
 export const openLog = (
   options: Options,
-  fold?: (frames: Frames) => void
+  index: Index = { fold: foldOf(options) }
 ): Effect.Effect<OpenLog, OpenError, Scope.Scope> =>
-  Effect.withSpan(closeOnFailure(open(options, fold ?? foldOf(options))), "Log.open", {
+  Effect.withSpan(closeOnFailure(open(options, index)), "Log.open", {
     attributes: { directory: options.directory },
     captureStackTrace: false
   })
 
 const open = Effect.fnUntraced(function*(
   options: Options,
-  fold: ((frames: Frames) => void) | undefined
+  { fold, resume }: Index
 ): Effect.fn.Return<OpenLog, OpenError, Scope.Scope> {
   const invalid = logOptionsError(options)
   if (invalid !== undefined) return yield* invalid
@@ -62,7 +69,7 @@ const open = Effect.fnUntraced(function*(
     chunkSize,
     fold,
     // The other policies are there for damage: whoever asks for them wants everything looked at.
-    resume: policy === "repair" ? options.resume : undefined
+    resume: policy === "repair" ? resume : undefined
   })
   yield* logCut(directory, report)
   const files = new SegmentFiles(disk, directory)

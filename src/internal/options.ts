@@ -52,7 +52,5 @@ export const kvOptionsError = (options: Kv.Options): InvalidOptions | undefined 
     return refuse(`checkpoint is auto, always or never, not ${String(checkpoint)}`)
   }
   // The store builds its own index from what a log would give to these.
-  return options.replay === undefined && options.resume === undefined
-    ? undefined
-    : refuse("replay and resume are options of a log, not of a store")
+  return options.replay === undefined ? undefined : refuse("replay is an option of a log, not of a store")
 }

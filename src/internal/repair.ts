@@ -12,7 +12,6 @@ import * as NodePath from "node:path"
 import * as Disk from "../Disk.ts"
 import { type CorruptSegment, type CorruptTail, IoError } from "../Errors.ts"
 import type { Lock, Unsynced } from "../Lock.ts"
-import type { Resume } from "../Log.ts"
 import * as Recovery from "../Recovery.ts"
 import { replaceFile, temporaryPath } from "./beside.ts"
 import { type Damage, isZeros } from "./damage.ts"
@@ -26,6 +25,21 @@ export interface Covered {
   readonly segments: ReadonlyArray<{ readonly id: number; readonly bytes: number }>
   readonly records: number
   readonly txid: number
+}
+
+/** How an index that was saved goes on: opening reads only what came after it. */
+export interface Resume {
+  /**
+   * Asked with the lock held, and with the directory's own path (see `LogService.directory`): what the index covers, or
+   * `undefined` when it is of no use. The answer is trusted to be about these very files, whose covered part is not
+   * read.
+   */
+  readonly from: (directory: string) => Effect.Effect<Covered | undefined>
+  /**
+   * Called when what follows is damaged or does not fit: then the index is given every record from the first on, as if
+   * nothing had been saved. No byte is ever cut on the word of a saved index.
+   */
+  readonly forget: () => void
 }
 
 interface Options {

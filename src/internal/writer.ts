@@ -52,7 +52,7 @@ export interface Start {
   readonly segments: ReadonlyArray<{ readonly id: number; readonly bytes: number }>
   readonly txid: number
   readonly segmentSize: number
-  readonly lock: Pick<Lock, "noteUnsynced" | "isCurrent">
+  readonly lock: Lock
 }
 
 // Of a batch, in one step. After a snapshot each record may have the index copy 64 KiB: milliseconds' worth.
