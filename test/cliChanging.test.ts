@@ -5,6 +5,7 @@ import { once } from "node:events"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import { pathToFileURL } from "node:url"
+import { misreadOf } from "../src/cli/misread.ts"
 import * as Cli from "./support/cli.ts"
 import { assertClean, assertFails, base64, datawal, fixture, newStore, object, objects } from "./support/cli.ts"
 
@@ -87,20 +88,28 @@ describe.concurrent("writing", Cli.patience, () => {
   it("a value or a key that would be taken for a flag is refused, and never ends well with nothing stored", async () => {
     const store = newPath("store")
     const misread = ["-hello", "-v", "--help", "--completions=bash"]
-    const calls = misread.flatMap((text) => [
-      ["put", store, "--key", "k", text],
-      ["--json=true", "put", store, "--key", "k", text],
-      ["put", store, "--key", text, "v"],
-      ["append", store, text],
-      ["export", store, text],
-      ["import", store, text],
-      ["compact", store, text]
-    ])
-    for (const args of [...calls, ["delete", store, "--key", "-hat"], ["get", store, "--key", "-v"]]) {
+    for (const text of misread) {
+      const calls = [
+        ["put", store, "--key", "k", text],
+        ["--json=true", "put", store, "--key", "k", text],
+        ["put", store, "--key", text, "v"],
+        ["append", store, text],
+        ["export", store, text],
+        ["import", store, text],
+        ["compact", store, text],
+        ["delete", store, "--key", text],
+        ["get", "--no-truncate", store, "--key", text]
+      ]
+      for (const args of calls) assert.strictEqual(misreadOf(args), text)
+    }
+    for (const args of [["put", "-h"], ["-v"], ["scan", store, "--help"], ["put", store, "--key=-v", "--", "-v"]]) {
+      assert.isUndefined(misreadOf(args))
+    }
+    for (const args of [["--json", "put", store, "--key", "k", "-hello"], ["compact", store, "--help"]]) {
       assertFails(await datawal(args), 1, /would be taken for a flag; .* behind --/)
     }
     assert.isFalse(NFS.existsSync(store))
-    for (const text of misread) {
+    for (const text of ["-v", "--completions=bash"]) {
       assert.strictEqual((await datawal(["put", store, `--key=${text}`, "--", text])).code, 0)
       assert.strictEqual((await datawal(["get", store, `--key=${text}`, "--bytes", "raw"])).out, text)
     }

@@ -19,6 +19,7 @@ import { type Failure, refuse, verdict } from "./failure.ts"
 import { datawal } from "./flags.ts"
 import * as Health from "./health.ts"
 import * as Inspect from "./inspect.ts"
+import { explicitSwitches, misreadOf } from "./misread.ts"
 import * as Output from "./output.ts"
 import * as Transfer from "./transfer.ts"
 import * as Write from "./write.ts"
@@ -39,32 +40,11 @@ const version = (): string => {
     : "unknown"
 }
 
-// A switch takes no value, but effect/cli lets it swallow a following `yes`, `on`, `1` …, which may be a value to
-// store, and refuses one that is given before and behind the subcommand.
-const switches = new Set(["--json", "--no-truncate"])
-
-const settleSwitches = (args: ReadonlyArray<string>): ReadonlyArray<string> => {
-  const end = args.includes("--") ? args.indexOf("--") : args.length
-  const flags = args
-    .slice(0, end)
-    .filter((arg, index) => !switches.has(arg) || args.indexOf(arg) === index)
-    .map((arg) => switches.has(arg) ? `${arg}=true` : arg)
-  return [...flags, ...args.slice(end)]
-}
-
-// effect/cli takes `-hello` for the switches -h, -e, -l …, so that it prints the help, ends with 0, and has stored
-// nothing; and a switch for help, version or completions counts wherever it stands, even if it was meant as a value.
-const takesText = new Set(["put", "append", "delete", "get", "export", "import", "compact"])
-const asks = /^(-[A-Za-z]|--(help|version|completions)$|--completions=)/
-
 const refuseMisread = (args: ReadonlyArray<string>): Effect.Effect<void, Failure> => {
-  const end = args.includes("--") ? args.indexOf("--") : args.length
-  const read = args.slice(0, end).filter((arg) => !/^--(json|no-truncate)(=|$)/.test(arg))
-  const [command, ...rest] = read
-  const misread = takesText.has(command ?? "") && rest.length > 1 ? rest.find((arg) => asks.test(arg)) : undefined
+  const misread = misreadOf(args)
   return misread === undefined ? Effect.void : Effect.fail(refuse(
     `${misread} would be taken for a flag; a value or a name that starts with a dash goes behind --, a key is given ` +
-      `as --key=${misread}, and help is \`datawal ${command} --help\``
+      `as --key=${misread}, and the help of a command is \`datawal COMMAND --help\``
   ))
 }
 
@@ -120,7 +100,7 @@ const settle = Effect.fnUntraced(function*(
 /** Runs the command and ends the process with its exit code. */
 export const main = (args: ReadonlyArray<string>): void =>
   refuseMisread(args).pipe(
-    Effect.andThen(Command.runWith(command, { version: version() })(settleSwitches(args))),
+    Effect.andThen(Command.runWith(command, { version: version() })(explicitSwitches(args))),
     Effect.catchCause(settle),
     Effect.provide(services),
     NodeRuntime.runMain({ disableErrorReporting: true })
