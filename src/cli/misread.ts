@@ -25,8 +25,8 @@ const asks = /^(-[A-Za-z]|--(help|version|completions)$|--completions=)/
 
 /**
  * What would be taken for a flag, though it may be meant as a value or a name: effect/cli takes `-hello` for the
- * switches -h, -e, -l …, so that it prints the help, ends with 0, and has stored nothing; and a switch for help, version
- * or completions counts wherever it stands.
+ * switches -h, -e, -l …, so that it prints the help, ends with 0, and has stored nothing; and a switch for help, the
+ * version or completions counts wherever it stands.
  */
 export const misreadOf = (args: ReadonlyArray<string>): string | undefined => {
   const read = args.slice(0, endOfFlags(args)).filter((arg) => !/^--(json|no-truncate)(=|$)/.test(arg))
