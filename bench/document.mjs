@@ -76,7 +76,9 @@ const targetTable = (results) => {
   const ahead = behind(results)
   return ahead.length === 0 ?
     table :
-    `${table}\n\nWhere another is ahead without promising more:\n\n${ahead.map((line) => `- ${line}`).join("\n")}`
+    `${table}\n\nWhere another is ahead in one of these (append, durable append, put, get) without promising more:\n\n${
+      ahead.map((line) => `- ${line}`).join("\n")
+    }`
 }
 
 const yes = (value) => value ? "yes" : "no"

@@ -22,6 +22,7 @@ import { LineWriter } from "./internal/exportLines.ts"
 import { Import } from "./internal/importing.ts"
 import { kvParts, type ReadParts, readParts } from "./internal/kvParts.ts"
 import { Line as RecordLine, toLine } from "./internal/recordLine.ts"
+import { ofStore } from "./internal/storeLogs.ts"
 import type * as Kv from "./Kv.ts"
 import type * as Log from "./Log.ts"
 
@@ -234,7 +235,10 @@ const readLines = Effect.fnUntraced(function*<E, R>(
         // That the lines before are not stored is what counts; but an interruption stays one.
         onFailure: (cause) =>
           Exit.hasInterrupts(ended)
-            ? Effect.andThen(Effect.logWarning("the last imported records may not be durable", cause), ended)
+            ? Effect.andThen(
+              ofStore(kv.directory, Effect.logWarning("the last imported records may not be durable", cause)),
+              ended
+            )
             : Effect.failCause(cause)
       }))
   )

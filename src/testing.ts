@@ -159,7 +159,10 @@ export interface SimulatedDisk {
    * after its sync had failed.
    */
   readonly misuse: ReadonlyArray<string>
-  /** Whether a power loss could take anything. */
+  /**
+   * Whether a power loss could take anything. While a store is open for write it could always take the lock file's
+   * text: ask `survivors` about records.
+   */
   readonly isDirty: boolean
   /** What the program sees: the bytes of every file by its path, `undefined` for a directory. */
   readonly files: ReadonlyMap<string, Uint8Array | undefined>

@@ -900,6 +900,24 @@ describe("opening", () => {
       assert.isFalse(NFS.existsSync(directory))
     }))
 
+  it.effect("a warning says which store it is of", () =>
+    Effect.gen(function*() {
+      const disk = new FaultyDisk()
+      const directory = yield* temporaryDirectory
+      const logged: Array<readonly [unknown, unknown]> = []
+      const logger = Logger.make<unknown, void>(({ fiber, message }) => {
+        logged.push([message, fiber.getRef(References.CurrentLogAnnotations).directory])
+      })
+      yield* Effect.scoped(Effect.gen(function*() {
+        const log = yield* Log.make({ directory })
+        yield* log.append("one")
+        disk.failNext("sync", "EIO")
+      })).pipe(over(disk), Effect.provideService(References.CurrentLoggers, new Set([logger])))
+      assert.strictEqual(logged.length, 1)
+      assert.include(String(logged[0]?.[0]), "the last records may not be durable")
+      assert.strictEqual(logged[0]?.[1], directory)
+    }))
+
   it.effect("what is cut off is logged, and the few long calls are spans", () =>
     Effect.gen(function*() {
       const directory = yield* temporaryDirectory

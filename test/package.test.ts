@@ -134,7 +134,7 @@ describe("the packed package", () => {
       assert.include(packed, needed)
     }
     for (const file of packed) {
-      assert.match(file, /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|(dist|src|docs)\/.+)$/)
+      assert.match(file, /^(package\.json|README\.md|LICENSE|(CHANGELOG|CONTRIBUTING)\.md|(dist|src|docs)\/.+)$/)
       // Everything compiled has its source: nothing stale is shipped.
       const source = /^dist\/(.+?)\.(d\.ts|js)(\.map)?$/.exec(file)
       if (source !== null) assert.include(packed, `src/${source[1]}.ts`)

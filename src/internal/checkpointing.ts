@@ -13,6 +13,7 @@ import type { Lock } from "../Lock.ts"
 import type { LogService, Segment } from "../Log.ts"
 import { save } from "./checkpoint.ts"
 import type { FrozenProjection, Projection } from "./projection.ts"
+import { ofStore } from "./storeLogs.ts"
 
 /** `auto` when it is worth it, `always` at every rotation and close, or `never`; then none is read either. */
 export type CheckpointPolicy = "auto" | "always" | "never"
@@ -81,7 +82,8 @@ export const keepCheckpoint = Effect.fnUntraced(function*(
           Effect.sync(() => {
             saved = { records, bytes }
           }),
-        onFailure: (why) => Effect.logWarning("no checkpoint was written, the next opening reads the log", why)
+        onFailure: (why) =>
+          ofStore(log.directory, Effect.logWarning("no checkpoint was written, the next opening reads the log", why))
       }
     )
   }
@@ -103,7 +105,7 @@ export const keepCheckpoint = Effect.fnUntraced(function*(
   yield* Effect.addFinalizer(() =>
     Effect.catch(Effect.suspend(() => isDue(saved) ? writeAll : Effect.void), (error) =>
       error._tag === "IoError"
-        ? Effect.logWarning("the last records may not be durable", error)
+        ? ofStore(log.directory, Effect.logWarning("the last records may not be durable", error))
         : Effect.void)
   )
   yield* Effect.forkScoped(Effect.forever(Effect.flatMap(Queue.take(queue), writeClosed)))

@@ -22,6 +22,7 @@ import { logOptionsError } from "./options.ts"
 import { framesFrom, type From, invalidPosition, readRef } from "./reading.ts"
 import { recover, type Resume } from "./repair.ts"
 import { SegmentFiles } from "./segmentFiles.ts"
+import { ofStore } from "./storeLogs.ts"
 import { tailOfLog } from "./tail.ts"
 import { type RecordRef, Writer } from "./writer.ts"
 
@@ -92,7 +93,7 @@ const open = Effect.fnUntraced(function*(
   const closing = Latch.makeUnsafe()
   yield* Effect.addFinalizer(() => closing.open)
   if (durability !== "manual" && durability !== "always") {
-    yield* Effect.forkScoped(syncEvery(writer, Duration.fromInputUnsafe(durability)))
+    yield* Effect.forkScoped(syncEvery(directory, writer, Duration.fromInputUnsafe(durability)))
   }
   const parts = makeParts(disk, files, writer, durability === "always")
   const log = makeService({ directory, chunkSize, report, files, writer, parts, closing })
@@ -105,20 +106,22 @@ const logCut = (directory: string, report: Recovery.RecoveryReport): Effect.Effe
   const { tail_bytes_discarded: bytes, tail_offset: offset, tail_segment: segment, tail_truncated, torn_file } = report
   if (tail_truncated === 0) return Effect.void
   const copy = torn_file === undefined ? "they were all zeros" : `a copy is in ${torn_file}`
-  return Effect.annotateLogs(
-    Effect.logDebug(`a torn tail of ${bytes} bytes was cut off segment ${segment} at offset ${offset}; ${copy}`),
-    { module: "effect-datawal", directory }
+  return ofStore(
+    directory,
+    Effect.logDebug(`a torn tail of ${bytes} bytes was cut off segment ${segment} at offset ${offset}; ${copy}`)
   )
 }
 
 const foldOf = ({ replay }: Options): ((frames: Frames) => void) | undefined =>
   replay === undefined ? undefined : (frames) => replay(recordsOf(frames))
 
-const syncEvery = (writer: Writer, interval: Duration.Duration): Effect.Effect<void> =>
+const syncEvery = (directory: string, writer: Writer, interval: Duration.Duration): Effect.Effect<void> =>
   Effect.sleep(interval).pipe(
     Effect.andThen(writer.sync),
     Effect.forever,
-    Effect.catch((error) => Effect.logWarning("the log is no longer synced in the background", error))
+    Effect.catch((error) =>
+      ofStore(directory, Effect.logWarning("the log is no longer synced in the background", error))
+    )
   )
 
 const makeParts = (disk: Disk.DiskService, files: SegmentFiles, writer: Writer, settles: boolean): LogParts => ({

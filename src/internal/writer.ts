@@ -25,6 +25,7 @@ import type { Frames, PutFrames } from "./frames.ts"
 import { lengthOf, recordLimit, txidLimit } from "./limits.ts"
 import { Observers } from "./observers.ts"
 import type { SegmentFiles } from "./segmentFiles.ts"
+import { ofStore } from "./storeLogs.ts"
 
 /** A record to write, its strings already bytes. */
 export interface Entry {
@@ -415,7 +416,7 @@ export class Writer {
   #noteFailed(from: Position): Effect.Effect<void> {
     return Effect.catch(
       this.#start.lock.noteUnsynced({ ...from, failed: true }),
-      (error) => Effect.logWarning("the failed sync could not be noted for the next writer", error)
+      (error) => this.#warn("the failed sync could not be noted for the next writer", error)
     )
   }
 
@@ -454,7 +455,7 @@ export class Writer {
     this.#gate.withPermit(Effect.gen({ self: this }, function*() {
       this.#busy = true
       if (this.#refusal === undefined && !this.isSynced) {
-        yield* Effect.catch(this.sync, (error) => Effect.logWarning("the last records may not be durable", error))
+        yield* Effect.catch(this.sync, (error) => this.#warn("the last records may not be durable", error))
       }
       if (this.#refusal === undefined && this.#noted !== undefined) {
         yield* Effect.ignore(this.#start.lock.noteUnsynced(undefined))
@@ -463,6 +464,10 @@ export class Writer {
       if (this.#committing !== undefined) yield* Deferred.await(this.#committing)
     }))
   )
+
+  #warn(message: string, error: unknown): Effect.Effect<void> {
+    return ofStore(this.#start.directory, Effect.logWarning(message, error))
+  }
 
   #exclusively<A>(effect: Effect.Effect<A, WriteError>): Effect.Effect<A, WriteError> {
     const told = Effect.suspend(() => this.observers.isTelling ? Effect.yieldNow : Effect.void)
