@@ -128,7 +128,7 @@ const verdicts = [
     find: "if (header !== \"cut\") return verdict(header === \"unwritten\" ? \"Torn\" : \"CorruptSegment\")",
     replace: "return verdict(header !== \"written\" ? \"Torn\" : \"CorruptSegment\")",
     test: recovery,
-    caughtBy: "active: one zero behind the first"
+    caughtBy: "active: one zero behind the first |3| of a header, before valid frames"
   },
   {
     name: "no-search-for-later-frames",
@@ -268,7 +268,7 @@ const writing = [
     find: "return this.#written({ type: entry.type, key, payload }, length)",
     replace: "return this.#written({ type: entry.type, key: entry.key, payload }, length)",
     test: "test/callers.test.ts",
-    caughtBy: "while its large value is written: the index has what the log has"
+    caughtBy: "while its large value is written: the index has what the log has, checkpoint |always"
   },
   {
     name: "length-taken-before-the-wait",
@@ -279,7 +279,7 @@ const writing = [
     replace:
       "const length = lengthOf(entry) + 1\n    if (length <= Disk.blocking_bytes_max) return yield* this.#writeSmall(entry, length)",
     test: "test/callers.test.ts",
-    caughtBy: "to less: a whole record is written, or none"
+    caughtBy: "a small one|, to less: a whole record is written, or none"
   },
   {
     name: "throwing-observer-starves-the-others",
@@ -288,7 +288,7 @@ const writing = [
     find: "if (told < all.length) tellRest(all.slice(told), (observer) => observer.record(entry, ref))",
     replace: "",
     test: "test/Log.test.ts",
-    caughtBy: "keeps it from no other, and what was thrown ends the call"
+    caughtBy: "an observer that throws at |one record| keeps it from no other, and what was thrown ends the call"
   },
   {
     name: "closing-does-not-wait",
