@@ -109,7 +109,10 @@ const assertPrefix = (records: ReadonlyArray<Plain>, { at, segment }: Changed): 
   assert.strictEqual(records.length, before.length)
 }
 
-describe.each(changes)("every byte with $name", ({ change }) => {
+describe.each(changes)("bytes with $name", ({ change }) => {
+  // A checksum finds one bit of a payload as surely as eight: every byte is tried with one of the changes.
+  const tried = change(0) === 0xFF ? () => true : nearHeaders
+
   it.effect("is found by a reader, after every record before it and no other", () =>
     Effect.gen(function*() {
       const verdicts = yield* each(change, (directory, changed, judgement) =>
@@ -127,7 +130,7 @@ describe.each(changes)("every byte with $name", ({ change }) => {
           const small = yield* Reader.make({ directory, chunkSize: 13 })
           assert.deepStrictEqual(yield* collect(small.stream), { records, error })
           assert.deepStrictEqual(snapshot(directory), before)
-        })))
+        })), tried)
       // None goes unnoticed, and every verdict comes up.
       assert.deepStrictEqual([...verdicts.keys()].sort(), ["CorruptSegment", "CorruptTail", "Torn"])
       assert.isAtLeast(verdicts.get("CorruptSegment")!, one.length / 2)
@@ -158,7 +161,7 @@ describe.each(changes)("every byte with $name", ({ change }) => {
             readName(directory, tornName(damage.segment, damage.offset)),
             bytes.slice(damage.offset)
           )
-        })), change(0) === 0xFF ? () => true : nearHeaders)
+        })), tried)
     }))
 })
 
