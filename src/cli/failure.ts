@@ -12,9 +12,9 @@
 import * as Cause from "effect/Cause"
 import * as CliError from "effect/cli/CliError"
 import * as Data from "effect/Data"
-import * as NFS from "node:fs"
+import * as Effect from "effect/Effect"
 import type { CorruptSegment, CorruptTail, IoError, LockHeld } from "../Errors.ts"
-import type { RecoveryReport } from "../Recovery.ts"
+import { listSegments, type RecoveryReport } from "../Recovery.ts"
 
 /** Ends a command with this code, and says why unless `detail` is `undefined`. */
 export class Failure extends Data.TaggedError("Failure")<{
@@ -67,14 +67,27 @@ export const unreadable = (path: string, cause: unknown): Failure => {
   return refuse(`cannot read ${path}: ${code}`)
 }
 
-/** The exit code of a failed command, and the line that says why, if it has not been said yet. */
+/** Whether it failed at a segment behind which there is another: advice on the last one is of no use then. */
+export const isInClosedSegment = (cause: Cause.Cause<unknown>): Effect.Effect<boolean> => {
+  const error = Cause.squash(cause)
+  if (!isTagged(error) || !isCorruption(error)) return Effect.succeed(false)
+  return listSegments(error.directory).pipe(
+    Effect.map((ids) => ids.some((id) => id > error.segment)),
+    Effect.orElseSucceed(() => false)
+  )
+}
+
+/** The exit code of a failed command, and the line that says why, if it has not been said yet; `isClosed` as above. */
 export const verdict = (
-  cause: Cause.Cause<unknown>
+  cause: Cause.Cause<unknown>,
+  isClosed: boolean
 ): { readonly code: number; readonly message?: string | undefined } => {
   const error = Cause.squash(cause)
   if (error instanceof Failure) return { code: error.code, message: error.detail }
   if (CliError.isCliError(error) && error._tag === "ShowHelp") return { code: error.errors.length === 0 ? 0 : 1 }
-  if (Cause.hasFails(cause) && isTagged(error)) return { code: isCorruption(error) ? 3 : 1, message: describe(error) }
+  if (Cause.hasFails(cause) && isTagged(error)) {
+    return { code: isCorruption(error) ? 3 : 1, message: describe(error, isClosed) }
+  }
   const what = error instanceof Error ? error.message : String(error)
   return { code: 1, message: `internal error: ${what}; please report it` }
 }
@@ -83,29 +96,19 @@ const isTagged = (error: unknown): error is Error & { readonly _tag: string } =>
   error instanceof Error && "_tag" in error && typeof error._tag === "string"
 
 // The library's messages name its own options; here some need other words.
-const describe = (error: Error & { readonly _tag: string }): string => {
+const describe = (error: Error & { readonly _tag: string }, isClosed: boolean): string => {
   if (isLockHeld(error)) {
     const holder = error.pid === undefined ? "" : ` (its .lock names process ${error.pid})`
     return `${error.directory} is locked by another writer${holder}; try again when that has ended`
   }
   if (isCorruption(error)) {
     const repair = `\`datawal repair ${quoted(error.directory)} --policy prefix\``
-    return error._tag === "CorruptSegment" && isClosed(error)
+    return error._tag === "CorruptSegment" && isClosed
       ? error.message.replace(/of the last segment, .*/, "it is a closed one, which no policy cuts")
       : error.message.replace("copy the store, then the policy prefix", `copy the store, then ${repair}`)
         .replace("the policy prefix", repair)
   }
   return error.message
-}
-
-/** Whether there is a later segment: then advice on the last one is of no use. */
-const isClosed = ({ directory, segment }: CorruptSegment): boolean => {
-  const later = (name: string): boolean => /^\d{8}\.dwal$/.test(name) && Number.parseInt(name, 10) > segment
-  try {
-    return NFS.readdirSync(directory).some(later)
-  } catch {
-    return false
-  }
 }
 
 /** As a word of the shell's, for a command that somebody will paste. */

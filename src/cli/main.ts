@@ -15,7 +15,7 @@ import * as Layer from "effect/Layer"
 import * as References from "effect/References"
 import * as Runtime from "effect/Runtime"
 import * as Module from "node:module"
-import { type Failure, refuse, verdict } from "./failure.ts"
+import { type Failure, isInClosedSegment, refuse, verdict } from "./failure.ts"
 import { datawal } from "./flags.ts"
 import * as Health from "./health.ts"
 import * as Inspect from "./inspect.ts"
@@ -90,7 +90,7 @@ const settle = Effect.fnUntraced(function*(
   cause: Cause.Cause<unknown>
 ): Effect.fn.Return<void, Exited, Output.Output> {
   if (Cause.hasInterruptsOnly(cause)) return yield* Effect.interrupt
-  const { code, message } = verdict(cause)
+  const { code, message } = verdict(cause, yield* isInClosedSegment(cause))
   if (message !== undefined) {
     yield* Output.Output.use((output) => output.note(`datawal: error: ${message.replaceAll(/\s*\n\s*/g, " ")}`))
   }
