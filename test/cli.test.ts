@@ -37,7 +37,7 @@ describe.concurrent("usage", Cli.patience, () => {
   const commands = "scan get report verify dump check export compact import put delete append repair".split(" ")
 
   it.each(commands)("`%s --help` explains the command with examples and ends with 0", async (command) => {
-    const ran = await Cli.installed([command, "--help"])
+    const ran = await Cli.datawal([command, "--help"])
     assertClean(ran)
     assert.match(ran.out, help)
     assert.include(ran.out, `EXAMPLES\n`)
@@ -53,7 +53,7 @@ describe.concurrent("usage", Cli.patience, () => {
 
   it("--version prints the version of the package", async () => {
     const { version } = JSON.parse(NFS.readFileSync("package.json", "utf8")) as { version: string }
-    assert.strictEqual((await Cli.installed(["--version"])).out, `datawal ${version}\n`)
+    assert.strictEqual((await Cli.datawal(["--version"])).out, `datawal ${version}\n`)
     assert.strictEqual((await datawal(["--version"])).out, `datawal ${version}\n`)
   })
 

@@ -126,7 +126,7 @@ describe.concurrent("writing", Cli.patience, () => {
     const script = "datawal put \"$1\" --key a --value-file <(printf \"\\x00value\") > /dev/null &&" +
       " printf stdin | datawal put \"$1\" --key b --value-file /dev/stdin > /dev/null &&" +
       " datawal import \"$1\" <(datawal export \"$1\" - | sed s/YQ==/Yw==/)"
-    const define = `datawal() { ${JSON.stringify(process.execPath)} ${JSON.stringify(Cli.bin)} "$@"; }; `
+    const define = `datawal() { ${JSON.stringify(process.execPath)} ${JSON.stringify(Cli.command)} "$@"; }; `
     const ran = ChildProcess.spawnSync("bash", ["-c", define + script, "bash", store], { encoding: "utf8" })
     assert.strictEqual(ran.stderr, "")
     assert.match(ran.stdout, /records_written: 2/)
@@ -308,7 +308,7 @@ describe.concurrent("moving", Cli.patience, () => {
 // A writer that holds the lock, and appends until it is killed.
 const writer = `
 import { Effect } from "effect"
-import * as Log from ${JSON.stringify(pathToFileURL(NodePath.join(NodePath.dirname(Cli.bin), "Log.js")).href)}
+import * as Log from ${JSON.stringify(pathToFileURL(NodePath.join(NodePath.dirname(Cli.command), "Log.js")).href)}
 await Effect.runPromise(Effect.scoped(Effect.gen(function*() {
   const log = yield* Log.make({ directory: process.argv[1], segmentSize: 100_000 })
   for (let index = 0; ; index++) {
@@ -323,7 +323,7 @@ describe.concurrent("with other processes", Cli.patience, () => {
   it("a store that is being written can be looked at, copied, and not written by another", async () => {
     const store = newPath("store")
     const { child, ended } = Cli.start(process.execPath, ["--input-type=module", "--eval", writer, store], {
-      cwd: NodePath.dirname(NodePath.dirname(Cli.bin))
+      cwd: NodePath.dirname(NodePath.dirname(Cli.command))
     })
     try {
       await Promise.race([once(child.stdout, "data"), ended])
@@ -361,7 +361,7 @@ describe.concurrent("with other processes", Cli.patience, () => {
 
   it.runIf(isLinux)("a record whose place could not be printed is said to be stored", async () => {
     const store = newPath("store")
-    const put = [process.execPath, Cli.bin, "put", store, "--key", "a", "1"]
+    const put = [process.execPath, Cli.command, "put", store, "--key", "a", "1"]
     const ran = await Cli.run("sh", ["-c", "exec \"$@\" > /dev/full", "sh", ...put])
     assertFails(ran, 1, /cannot write to standard output: ENOSPC; the record is stored and durable/)
     assert.strictEqual((await datawal(["get", store, "--key", "a"])).out, "1\n")
@@ -369,7 +369,7 @@ describe.concurrent("with other processes", Cli.patience, () => {
 
   it("a directory as standard input is no value and no import", async () => {
     const store = newPath("store")
-    const command = [process.execPath, Cli.bin]
+    const command = [process.execPath, Cli.command]
     for (const args of [["put", store, "--key", "a", "-"], ["append", store, "-"], ["import", store, "-"]]) {
       const ran = await Cli.run("sh", ["-c", "exec \"$@\" < /", "sh", ...command, ...args])
       assertFails(ran, 1, /cannot read standard input: EISDIR/)
@@ -386,7 +386,7 @@ describe.concurrent("with other processes", Cli.patience, () => {
     const active = await datawal(["verify", store])
     assert.strictEqual(active.code, 3)
     const advised = /`datawal (.*)`/.exec(active.err)?.[1] ?? ""
-    const repaired = await Cli.run("sh", ["-c", `"${process.execPath}" "${Cli.bin}" ${advised}`])
+    const repaired = await Cli.run("sh", ["-c", `"${process.execPath}" "${Cli.command}" ${advised}`])
     assert.strictEqual(repaired.code, 0, repaired.err)
     assert.strictEqual((await datawal(["verify", store])).code, 0)
   })
@@ -440,7 +440,7 @@ describe.concurrent("with other processes", Cli.patience, () => {
       "exec \"$@\" > /dev/full",
       "sh",
       process.execPath,
-      Cli.bin,
+      Cli.command,
       "scan",
       big.store
     ])
@@ -454,7 +454,7 @@ describe.concurrent("with other processes", Cli.patience, () => {
       "ulimit -f 8; exec \"$@\" > out",
       "sh",
       process.execPath,
-      Cli.bin,
+      Cli.command,
       "scan",
       big.store,
       "--limit",
@@ -469,7 +469,7 @@ if (!hasScript) process.stderr.write("SKIPPED: the tests on a terminal need `scr
 
 describe.skipIf(!hasScript)("on a terminal", Cli.patience, () => {
   const onTerminal = (command: string): Promise<Cli.Ran> => Cli.run("script", ["-qec", command, "/dev/null"])
-  const node = `'${process.execPath}' '${Cli.bin}'`
+  const node = `'${process.execPath}' '${Cli.command}'`
   const hasControls = (text: string): boolean =>
     Array.from(Buffer.from(text)).some((byte) =>
       (byte < 0x20 && !"\t\n\r".includes(String.fromCharCode(byte))) || byte > 0x7E

@@ -15,7 +15,7 @@ import * as Kv from "../src/Kv.ts"
 import * as Lock from "../src/Lock.ts"
 import * as Log from "../src/Log.ts"
 import * as Reader from "../src/Reader.ts"
-import { bin } from "./support/cli.ts"
+import { command } from "./support/cli.ts"
 import { descriptors, text, tree } from "./support/faultyDisk.ts"
 import { because, fillUp, free, refusal, type SmallDisk, smallDisk, useUpNames } from "./support/smallDisk.ts"
 import { frame, temporaryDirectory, utf8 } from "./support/stores.ts"
@@ -469,7 +469,7 @@ describe.skipIf(why !== undefined)(`the command on a full disk${because("the com
           NFS.writeFileSync(NodePath.join(disk.path, "lines.jsonl"), lines.join(""))
         }))
         fillUp(disk.path, 20_000)
-        const datawal = (...args: ReadonlyArray<string>) => disk.run(process.execPath, [bin, ...args])
+        const datawal = (...args: ReadonlyArray<string>) => disk.run(process.execPath, [command, ...args])
         const last = NodePath.join(inside, "00000002.dwal")
         const temporary = (name: string) => String.raw`${disk.inside}/\.${name}\.[\w-]+\.tmp`
         const refused: ReadonlyArray<readonly [args: ReadonlyArray<string>, why: RegExp]> = [
@@ -492,7 +492,7 @@ describe.skipIf(why !== undefined)(`the command on a full disk${because("the com
         const [got, repaired, listed] = yield* Effect.all([
           datawal("get", inside, "--key", "key-7", "--bytes", "raw"),
           datawal("repair", inside),
-          disk.run("sh", ["-c", `"$0" "$1" scan "$2" > "$3/listing"`, process.execPath, bin, inside, disk.inside])
+          disk.run("sh", ["-c", `"$0" "$1" scan "$2" > "$3/listing"`, process.execPath, command, inside, disk.inside])
         ], { concurrency: 2 })
         assert.deepStrictEqual([got.code, got.stdout], [0, filled("7", 10_000)])
         assert.deepStrictEqual(

@@ -128,7 +128,8 @@ describe("the packed package", () => {
         "CHANGELOG.md",
         "dist/index.js",
         "dist/index.d.ts",
-        "dist/bin.js"
+        "dist/bin.js",
+        "dist/bin.licenses.txt"
       ]
     ) {
       assert.include(packed, needed)
@@ -139,6 +140,14 @@ describe("the packed package", () => {
       const source = /^dist\/(.+?)\.(d\.ts|js)(\.map)?$/.exec(file)
       if (source !== null) assert.include(packed, `src/${source[1]}.ts`)
     }
+  })
+
+  it("needs Effect and what is native, and nothing else", () => {
+    const listed = JSON.parse(npm(["ls", "--json", "--depth=1"], project)) as {
+      dependencies: { "effect-datawal": { dependencies: Record<string, unknown> } }
+    }
+    const { dependencies } = listed.dependencies["effect-datawal"]
+    assert.deepStrictEqual(Object.keys(dependencies).toSorted(), ["@node-rs/crc32", "effect", "koffi"])
   })
 
   it("compiles under strict settings, names what it infers from it, and runs", () => {
@@ -153,16 +162,11 @@ describe("the packed package", () => {
   })
 
   it("brings the command", () => {
-    const printed = execFileSync(path.join(project, "node_modules", ".bin", "datawal"), [
-      "get",
-      "store",
-      "--key",
-      "greeting"
-    ], {
-      cwd: project,
-      encoding: "utf8"
-    })
-    assert.strictEqual(printed, "hello\n")
+    const datawal = (...args: Array<string>) =>
+      execFileSync(path.join(project, "node_modules", ".bin", "datawal"), args, { cwd: project, encoding: "utf8" })
+    assert.strictEqual(datawal("get", "store", "--key", "greeting"), "hello\n")
+    datawal("put", "store", "--key", "greeting", "good-bye")
+    assert.strictEqual(datawal("get", "store", "--key", "greeting"), "good-bye\n")
   })
 
   it("lets nobody reach what is internal", () => {

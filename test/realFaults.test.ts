@@ -13,7 +13,7 @@ import * as Kv from "../src/Kv.ts"
 import * as Log from "../src/Log.ts"
 import * as Reader from "../src/Reader.ts"
 import { run } from "./support/child.ts"
-import { bin } from "./support/cli.ts"
+import { command } from "./support/cli.ts"
 import { descriptors, text, tree } from "./support/faultyDisk.ts"
 import {
   because,
@@ -218,8 +218,8 @@ describe.skipIf(whyNotReadOnly !== undefined)(
         assert.deepStrictEqual(yield* entriesOf(yield* Kv.makeReader({ directory: `${elsewhere}/keys` })), entries)
         const inside = NodePath.join(disk.inside, "store")
         const [verified, put] = yield* Effect.all([
-          disk.run(process.execPath, [bin, "verify", inside, "--json"]),
-          disk.run(process.execPath, [bin, "put", inside, "--key", "k", "v"])
+          disk.run(process.execPath, [command, "verify", inside, "--json"]),
+          disk.run(process.execPath, [command, "put", inside, "--key", "k", "v"])
         ], { concurrency: 2 })
         assert.deepInclude(JSON.parse(verified.stdout), { frames_checked: 3, crc_failures: 0 })
         assert.deepStrictEqual([verified.code, verified.stderr], [0, ""])

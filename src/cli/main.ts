@@ -14,7 +14,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as References from "effect/References"
 import * as Runtime from "effect/Runtime"
-import * as Module from "node:module"
+import manifest from "../../package.json" with { type: "json" }
 import { type Failure, isInClosedSegment, refuse, verdict } from "./failure.ts"
 import { datawal } from "./flags.ts"
 import * as Health from "./health.ts"
@@ -32,13 +32,6 @@ const command = Command.withSubcommands(datawal, [
   { group: "COPY", commands: [Transfer.export, Transfer.compact] },
   { group: "CHANGE", commands: [Write.put, Write.delete, Write.append, Transfer.import, Health.repair] }
 ])
-
-const version = (): string => {
-  const manifest: unknown = Module.createRequire(import.meta.url)("../../package.json")
-  return typeof manifest === "object" && manifest !== null && "version" in manifest
-    ? String(manifest.version)
-    : "unknown"
-}
 
 const refuseMisread = (args: ReadonlyArray<string>): Effect.Effect<void, Failure> => {
   const misread = misreadOf(args)
@@ -100,7 +93,7 @@ const settle = Effect.fnUntraced(function*(
 /** Runs the command and ends the process with its exit code. */
 export const main = (args: ReadonlyArray<string>): void =>
   refuseMisread(args).pipe(
-    Effect.andThen(Command.runWith(command, { version: version() })(explicitSwitches(args))),
+    Effect.andThen(Command.runWith(command, { version: manifest.version })(explicitSwitches(args))),
     Effect.catchCause(settle),
     Effect.provide(services),
     NodeRuntime.runMain({ disableErrorReporting: true })

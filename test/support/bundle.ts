@@ -5,7 +5,7 @@
 import { Effect } from "effect"
 import * as NFS from "node:fs"
 import { fileURLToPath } from "node:url"
-import { build } from "vite"
+import { rolldown } from "rolldown"
 
 const root = fileURLToPath(new URL("../../", import.meta.url))
 
@@ -18,22 +18,13 @@ export const bundle = <Script extends string>(
   Effect.promise(async () => {
     const outDir = NFS.mkdtempSync(`${root}.tmp/bundled-`)
     made.push(outDir)
-    await build({
-      root,
-      configFile: false,
-      logLevel: "silent",
-      ssr: { noExternal: true, external: ["koffi", "@node-rs/crc32"] },
-      build: {
-        ssr: true,
-        outDir,
-        target: "node20",
-        minify: true,
-        rollupOptions: {
-          input: scripts.map((script) => `${root}test/support/${script}`),
-          output: { entryFileNames: "[name].mjs", chunkFileNames: "[name].mjs" }
-        }
-      }
+    const bundled = await rolldown({
+      input: scripts.map((script) => `${root}test/support/${script}`),
+      platform: "node",
+      external: ["koffi", "@node-rs/crc32"]
     })
+    await bundled.write({ dir: outDir, minify: true, entryFileNames: "[name].mjs", chunkFileNames: "[name].mjs" })
+    await bundled.close()
     return Object.fromEntries(scripts.map((script) => [script, `${outDir}/${script}`])) as { [S in Script]: string }
   })
 

@@ -12,10 +12,7 @@ import * as Log from "../../src/Log.ts"
 const root = NodePath.dirname(NodePath.dirname(NodePath.dirname(fileURLToPath(import.meta.url))))
 
 /** The command, as it is installed. */
-export const bin = NodePath.join(root, "dist", "bin.js")
-
-/** The same modules in one file, which starts three times as fast (`build.ts`). */
-export const command = NodePath.join(root, ".tmp", "command", "bin.js")
+export const command = NodePath.join(root, "dist", "bin.js")
 
 export const fixtures = NodePath.join(root, "test", "fixtures")
 
@@ -94,10 +91,6 @@ export const run = async (command: string, args: ReadonlyArray<string>, options:
 /** Runs `datawal` to its end. */
 export const datawal = (args: ReadonlyArray<string>, options?: Options): Promise<Ran> =>
   run(process.execPath, [command, ...args], options)
-
-/** The same of the file that is installed. */
-export const installed = (args: ReadonlyArray<string>, options?: Options): Promise<Ran> =>
-  run(process.execPath, [bin, ...args], options)
 
 /** Starts `datawal`, to be talked to while it runs. */
 export const startDatawal = (args: ReadonlyArray<string>, options?: Options) =>
