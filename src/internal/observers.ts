@@ -35,25 +35,21 @@ export class Observers {
   }
 
   record(entry: Entry, ref: RecordRef): void {
-    const all = this.#all
-    let told = 0
-    this.#isTelling = true
-    try {
-      while (told < all.length) (all[told++] as Observer).record(entry, ref)
-    } finally {
-      if (told < all.length) tellRest(all.slice(told), (observer) => observer.record(entry, ref))
-      this.#isTelling = false
-    }
+    this.#tell((observer) => observer.record(entry, ref))
   }
 
   frames(frames: Frames): void {
+    this.#tell((observer) => observer.frames(frames))
+  }
+
+  #tell(tell: (observer: Observer) => void): void {
     const all = this.#all
     let told = 0
     this.#isTelling = true
     try {
-      while (told < all.length) (all[told++] as Observer).frames(frames)
+      while (told < all.length) tell(all[told++] as Observer)
     } finally {
-      if (told < all.length) tellRest(all.slice(told), (observer) => observer.frames(frames))
+      if (told < all.length) tellRest(all.slice(told), tell)
       this.#isTelling = false
     }
   }
