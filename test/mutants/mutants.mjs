@@ -285,7 +285,7 @@ const writing = [
     name: "throwing-observer-starves-the-others",
     claim: "An observer that throws keeps no record from those behind it.",
     file: "src/internal/observers.ts",
-    find: "if (told < all.length) tellRest(all.slice(told), (observer) => observer.record(entry, ref))",
+    find: "if (told < all.length) tellRest(all.slice(told), tell)",
     replace: "",
     test: "test/Log.test.ts",
     caughtBy: "an observer that throws at |one record| keeps it from no other, and what was thrown ends the call"
