@@ -32,6 +32,8 @@ const first_run_entries = 256
 const step_entries_max = 2_048
 /** Key words after which a step ends early: 128 KiB, so that long keys cannot stretch it. */
 const step_key_words = 32_768
+/** Keys of no more words do not end a step early: they need not be looked at for their length, a memory miss each. */
+const short_key_words = step_key_words / step_entries_max
 
 /** Which keys to walk: all conditions must hold; one that is left out holds for every key. */
 export interface KeyRange {
@@ -91,6 +93,8 @@ const behindPrefix = (prefix: Uint8Array): Uint8Array | undefined => {
 /** Passes through the records of all slabs, in the order in which they lie, and takes those in range. */
 class Scan {
   done = false
+  /** Words of the longest key taken. */
+  longest = 0
   private readonly slabs: Slabs
   private readonly from: ReadonlyArray<Uint32Array>
   private readonly to: ReadonlyArray<Uint32Array>
@@ -119,6 +123,7 @@ class Scan {
         if (isLiveAt(words, this.at) && this.covers(words, this.at)) {
           into[count++] = this.slab * slab_words + this.at
           taken += keyed
+          if (keyed > this.longest) this.longest = keyed
         }
         this.at += header_words + keyed
       }
@@ -330,11 +335,12 @@ function* orderedEntries(slabs: Slabs, scan: Scan): Generator<Uint32Array, void,
     yield none
   }
   for (const _ of merge.start()) yield none
+  const areShort = scan.longest <= short_key_words
   for (let entry = merge.next(); entry !== 0;) {
     let count = 0
     for (let words = 0; entry !== 0 && count < step_entries_max && words <= step_key_words; entry = merge.next()) {
       entries[count++] = entry
-      words += keyWords(keyLenAt(slabOf(slabs, entry), entry & (slab_words - 1)))
+      if (!areShort) words += keyWords(keyLenAt(slabOf(slabs, entry), entry & (slab_words - 1)))
     }
     yield entries.subarray(0, count)
   }
