@@ -222,7 +222,8 @@ export interface KvService extends KvRead {
   readonly delete: (key: Bytes) => Effect.Effect<RecordRef, WriteError>
 
   /**
-   * Reads, decides and writes with no other write of this store in between. `f` is given the value or `undefined`
+   * Reads, decides and writes with no other write of this store in between, nor of another `Kv` over the same log;
+   * only what is put into that log itself (`log.appendRecord`) does not wait. `f` is given the value or `undefined`
    * and returns an answer and the new value: `undefined` removes the key, the very bytes it was given change
    * nothing. If `f` throws, nothing is written, and the Effect dies with that.
    */

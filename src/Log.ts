@@ -231,9 +231,10 @@ export interface LogService {
   readonly streamFrom: (from: From) => Stream.Stream<Frame.LogRecord, IoError | CorruptSegment | InvalidPosition>
 
   /**
-   * `streamFrom`, but instead of ending it waits for what is written next; it ends when the log is closed. A record
-   * comes as soon as it is written, durable yet or not. Nothing is buffered: what a slow reader has not taken is read
-   * when it is. From `end` on it is what comes from now on.
+   * `streamFrom`, but instead of ending it waits for what is written next. A record comes as soon as it is written,
+   * durable yet or not. Nothing is buffered: what a slow reader has not taken is read when it is. It ends when the log
+   * is closed, behind the last record: what has not been taken by then is read from the files still. From `end` on it
+   * is what comes from now on. When a write has failed nothing comes any more, and it waits for the close.
    */
   readonly follow: (from: From) => Stream.Stream<Frame.LogRecord, IoError | CorruptSegment | InvalidPosition>
 

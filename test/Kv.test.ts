@@ -428,6 +428,20 @@ describe("modify", () => {
     }
   }
 
+  it.live("counts right through two stores over one log, too", () =>
+    Effect.gen(function*() {
+      const log = yield* Log.make({ directory: yield* temporaryDirectory })
+      const make = Effect.provideService(Kv.makeLog, Log.Log, log)
+      const stores = [yield* make, yield* make]
+      yield* Effect.forEach(
+        Array.from({ length: 100 }, (_, at) => stores[at % 2] as Kv.KvService),
+        // A value that is not read in the same step, so that others run in between.
+        (kv) => kv.modify("counter", (value) => [0, `${counted(value) + 1} `.padEnd(300_000, "x")]),
+        { concurrency: "unbounded" }
+      )
+      for (const kv of stores) assert.strictEqual(counted(yield* kv.get("counter")), 100)
+    }))
+
   it.live("with puts, deletes and batches of the same key around it, each modify saw what stands before its own record", () =>
     Effect.gen(function*() {
       for (const durability of ["manual", "always"] as const) {

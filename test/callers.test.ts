@@ -175,6 +175,20 @@ describe("a Buffer that is written", () => {
 })
 
 describe("an effect that is run twice", () => {
+  it.live("dies of what an iterator throws, each time", () =>
+    Effect.gen(function*() {
+      const kv = yield* Kv.make({ directory: yield* temporaryDirectory })
+      const put = kv.putMany(function*() {
+        yield ["a", "1"] as const
+        throw new Error("no more")
+      }())
+      for (let run = 0; run < 2; run++) {
+        const exit = yield* Effect.exit(put)
+        assert.isTrue(Exit.hasDies(exit))
+      }
+      assert.isTrue(yield* kv.isEmpty)
+    }))
+
   it.live("does the same for an iterator, which can be gone through once", () =>
     Effect.gen(function*() {
       const kv = yield* Kv.make({ directory: yield* temporaryDirectory })

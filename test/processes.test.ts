@@ -211,4 +211,11 @@ describe("worker threads", () => {
       assert.strictEqual(yield* child.until("ended"), `ended ${6 * 5 + 1}`)
       assert.strictEqual((yield* child.ended).code, 0)
     }))
+
+  it.live("that are terminated while they let go of a store leave it free", () =>
+    Effect.gen(function*() {
+      const child = yield* startNode("terminatedChild.mjs", [yield* temporaryDirectory, "40"])
+      assert.strictEqual(yield* child.until("free"), "free 40")
+      assert.strictEqual((yield* child.ended).code, 0)
+    }))
 })

@@ -1,13 +1,14 @@
 /** Following a log: every record once and in order, those that are there and those that come. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Queue, Scope, Stream } from "effect"
+import { TestClock } from "effect/testing"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import * as Disk from "../src/Disk.ts"
 import * as Log from "../src/Log.ts"
 import * as Reader from "../src/Reader.ts"
 import { startNode } from "./support/child.ts"
-import { text } from "./support/faultyDisk.ts"
+import { FaultyDisk, over, text } from "./support/faultyDisk.ts"
 import { numberOf } from "./support/payloads.mjs"
 import { temporaryDirectory } from "./support/stores.ts"
 
@@ -108,6 +109,32 @@ describe("of a log that is open for write", () => {
       assert.deepInclude(yield* Effect.flip(log.append("late")), { _tag: "IoError", code: "EBADF" })
     }))
 
+  it.live("a slow one is given all that was written before the close, and then ends", () =>
+    Effect.gen(function*() {
+      const scope = yield* Scope.make()
+      const log = yield* Scope.provide(Log.make({ directory: yield* temporaryDirectory, segmentSize: 400 }), scope)
+      const gate = yield* Deferred.make<void>()
+      const arrived = yield* Deferred.make<void>()
+      const following = yield* Effect.forkChild(
+        log.follow({ segment: 1, offset: 0 }).pipe(
+          Stream.mapEffect((record) =>
+            Effect.as(Effect.andThen(Deferred.succeed(arrived, undefined), Deferred.await(gate)), record)
+          ),
+          Stream.runCollect
+        ),
+        { startImmediately: true }
+      )
+      yield* log.append("0")
+      yield* Deferred.await(arrived)
+      for (const at of numbers(50, 1)) yield* log.append(`${at}`)
+      yield* Scope.close(scope, Exit.void)
+      yield* Deferred.succeed(gate, undefined)
+      assert.deepStrictEqual(txids(yield* Fiber.join(following)), numbers(51, 1))
+      const late = yield* Effect.flip(Stream.runDrain(log.follow({ segment: 1, offset: 0 })))
+      assert.deepInclude(late, { _tag: "IoError", code: "EBADF" })
+      assert.deepInclude(yield* Effect.flip(Stream.runDrain(log.follow(yield* log.end))), { code: "EBADF" })
+    }))
+
   it.live("a place that is none of this log's is refused, and a damaged record is an error", () =>
     Effect.gen(function*() {
       const directory = yield* temporaryDirectory
@@ -170,6 +197,45 @@ describe("of a reader beside a writer", () => {
       }
       assert.deepStrictEqual(seen, numbers(txid, 1))
     }))
+
+  for (
+    const [what, from] of [["a place", { segment: 1, offset: 0 }], ["a txid still to come", { txid: 51 }]] as const
+  ) {
+    it.effect(`from ${what}, reads nothing again once the files have stayed as they are, until they change`, () =>
+      Effect.gen(function*() {
+        const directory = yield* temporaryDirectory
+        yield* Effect.scoped(
+          Effect.flatMap(Log.make({ directory }), (log) => log.appendAll(numbers(50).map(() => raw("x"))))
+        )
+        const disk = new FaultyDisk()
+        const reader = yield* over(disk)(Reader.make({ directory }))
+        const seen = yield* Queue.unbounded<number>()
+        const following = yield* Effect.forkChild(
+          Stream.runForEach(reader.follow(from), ({ txid }) => Queue.offer(seen, txid)),
+          { startImmediately: true }
+        )
+        const looks = (count: number) =>
+          Effect.forEach(
+            numbers(count),
+            () => Effect.andThen(TestClock.withLive(Effect.sleep("3 millis")), TestClock.adjust("100 millis"))
+          )
+        const opened = () => disk.count("openRead")
+        yield* looks(10)
+        const early = opened()
+        yield* looks(10)
+        assert.isAbove(opened(), early)
+        yield* looks(30)
+        const settled = opened()
+        yield* looks(20)
+        assert.strictEqual(opened(), settled)
+        assert.strictEqual(yield* Queue.size(seen), "segment" in from ? 50 : 0)
+        yield* Queue.clear(seen)
+        yield* Effect.scoped(Effect.flatMap(Log.make({ directory }), (log) => log.append("51")))
+        yield* looks(5)
+        assert.strictEqual(yield* Queue.take(seen), 51)
+        yield* Fiber.interrupt(following)
+      }))
+  }
 
   it.live("sees what another process writes, while it does", () =>
     Effect.gen(function*() {

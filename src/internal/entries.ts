@@ -19,12 +19,23 @@ export const entriesOf = (records: Iterable<RecordInput>): ReadonlyArray<Entry> 
 
 /**
  * What can be gone through again, for an effect that may be run again: of an iterator, which is used up by the first
- * run, what that run found in it.
+ * run, what that run found in it, or what it threw.
  */
 export const repeatable = <A>(items: Iterable<A>): Iterable<A> => {
   if (Array.isArray(items)) return items
   const iterator: unknown = items[Symbol.iterator]()
   if (iterator !== items) return items
   let found: ReadonlyArray<A> | undefined
-  return { [Symbol.iterator]: () => (found ??= Array.from(items))[Symbol.iterator]() }
+  let thrown: { readonly cause: unknown } | undefined
+  return {
+    [Symbol.iterator]: () => {
+      if (thrown !== undefined) throw thrown.cause
+      try {
+        return (found ??= Array.from(items))[Symbol.iterator]()
+      } catch (cause) {
+        thrown = { cause }
+        throw cause
+      }
+    }
+  }
 }

@@ -13,6 +13,7 @@ import type { Position } from "../Recovery.ts"
 import { pairsOf, type PutFrames } from "./frames.ts"
 import type { Observer } from "./observers.ts"
 import type { SegmentReads } from "./segmentFiles.ts"
+import { Turn } from "./turn.ts"
 import type { RecordRef } from "./writer.ts"
 
 export interface LogParts {
@@ -28,6 +29,7 @@ export interface LogParts {
   readonly writeFrames: (frames: PutFrames) => Effect.Effect<void, WriteError>
   /** Waits after a write as `durability` demands: for a shared fsync under `always`, else for nothing. */
   readonly settled: <A, E>(write: Effect.Effect<A, E>) => Effect.Effect<A, E | WriteError>
+  readonly turn: Turn
   /** Tells the observer of what is written until the scope closes; gives where the first of it will stand. */
   readonly observe: (observer: Observer) => Effect.Effect<Position, never, Scope.Scope>
 }
@@ -49,6 +51,7 @@ const publicParts = (log: LogService, disk: Disk.DiskService): LogParts => ({
   writeAll: log.appendAll,
   writeFrames: (frames) => Effect.suspend(() => Effect.asVoid(log.appendAll(putsOf(frames)))),
   settled: (write) => write,
+  turn: new Turn(),
   observe: ({ record }) => log.observe((written) => record(written, written))
 })
 

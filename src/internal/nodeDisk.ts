@@ -78,11 +78,10 @@ const makeFile = (path: string, fd: number): DiskFile => ({
   close: close(path, fd)
 })
 
+const unclosed = (error: IoError): Effect.Effect<void> => Effect.logDebug("the descriptor could not be closed", error)
+
 const close = (path: string, fd: number): Effect.Effect<void> =>
-  Effect.catch(
-    pooledVoid("close", path, (done) => NFS.close(fd, done)),
-    (error) => Effect.logDebug("the descriptor could not be closed", error)
-  )
+  Effect.catch(pooledVoid("close", path, (done) => NFS.close(fd, done)), unclosed)
 
 const openDescriptor = (operation: string, path: string, flags: number): Effect.Effect<number, IoError> =>
   pooled<number>(operation, path, (done) => NFS.open(path, flags, 0o666, done))
@@ -114,7 +113,11 @@ const makeLockFile = (path: string, fd: number): LockFile => ({
       pooled<number>("write", path, (done) => NFS.write(fd, text, 0, "latin1", done)),
       (count) => pooledVoid("write", path, (done) => NFS.ftruncate(fd, count, done))
     )),
-  close: close(path, fd)
+  // Not in the pool: of a worker thread that is terminated meanwhile it would stay open, and the store locked.
+  close: Effect.catch(
+    Effect.try({ try: () => NFS.closeSync(fd), catch: (cause) => ioError("close", path, cause) }),
+    unclosed
+  )
 })
 
 const tryLock = (path: string, fd: number): Effect.Effect<boolean, IoError | LockUnavailable> =>

@@ -1,7 +1,6 @@
 /** Opening a store: the log, the index of it, and what becomes of both for users and for this library. */
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
-import * as Semaphore from "effect/Semaphore"
 import * as Stream from "effect/Stream"
 import * as Disk from "../Disk.ts"
 import { type CorruptSegment, type CorruptTail, type InvalidOptions, type IoError, LimitExceeded } from "../Errors.ts"
@@ -76,36 +75,13 @@ const noRoom = (projection: Projection, keys: number, bytes: number): LimitExcee
 const noRoomForKey = (projection: Projection, key: Uint8Array): LimitExceeded | undefined =>
   projection.hasRoom(1, key.length) || projection.has(key) ? undefined : noRoom(projection, 1, key.length)
 
-/** Taken by whoever needs that nothing else is written: then small writes wait as well. */
-class Turn {
-  readonly #permit = Semaphore.makeUnsafe(1)
-  #isTaken = false
-
-  get isTaken(): boolean {
-    return this.#isTaken
-  }
-
-  take<A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> {
-    return this.#permit.withPermit(Effect.suspend(() => {
-      this.#isTaken = true
-      return Effect.ensuring(
-        effect,
-        Effect.sync(() => {
-          this.#isTaken = false
-        })
-      )
-    }))
-  }
-}
-
 const makeWrite = (
   log: Log.LogService,
-  { appendNow, disk, files, settled, write: writeNext, writeAll, writeFrames }: LogParts,
+  { appendNow, disk, files, settled, turn, write: writeNext, writeAll, writeFrames }: LogParts,
   projection: Projection
 ): KvService => {
   const source = { directory: log.directory, disk, files, read: log.read }
   const { parts, read } = makeRead(source, log.report, projection, Effect.map(log.segments, ({ length }) => length))
-  const turn = new Turn()
   // Others may have written while it waited for its turn.
   const writeInTurn = (record: Log.RecordInput): Effect.Effect<Log.RecordRef, Log.WriteError> =>
     turn.take(Effect.suspend(() => {

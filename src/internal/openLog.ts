@@ -24,6 +24,7 @@ import { recover, type Resume } from "./repair.ts"
 import { SegmentFiles } from "./segmentFiles.ts"
 import { ofStore } from "./storeLogs.ts"
 import { tailOfLog } from "./tail.ts"
+import { Turn } from "./turn.ts"
 import { type RecordRef, Writer } from "./writer.ts"
 
 export const segment_bytes_default = 67_108_864
@@ -89,14 +90,14 @@ const open = Effect.fnUntraced(function*(
     segmentSize: options.segmentSize ?? segment_bytes_default,
     lock
   })
+  const closed = Latch.makeUnsafe()
+  yield* Effect.addFinalizer(() => closed.open)
   yield* Effect.addFinalizer(() => writer.close)
-  const closing = Latch.makeUnsafe()
-  yield* Effect.addFinalizer(() => closing.open)
   if (durability !== "manual" && durability !== "always") {
     yield* Effect.forkScoped(syncEvery(directory, writer, Duration.fromInputUnsafe(durability)))
   }
   const parts = makeParts(disk, files, writer, durability === "always")
-  const log = makeService({ directory, chunkSize, report, files, writer, parts, closing })
+  const log = makeService({ directory, chunkSize, report, files, writer, parts, closed })
   registerLog(log, parts)
   return { log, parts, lock }
 })
@@ -135,6 +136,7 @@ const makeParts = (disk: Disk.DiskService, files: SegmentFiles, writer: Writer, 
   },
   writeFrames: writer.appendFrames,
   settled: settles ? (write) => Effect.flatMap(write, (value) => Effect.as(writer.sync, value)) : (write) => write,
+  turn: new Turn(),
   observe: (observer) =>
     Effect.acquireRelease(
       Effect.sync(() => {
@@ -145,14 +147,14 @@ const makeParts = (disk: Disk.DiskService, files: SegmentFiles, writer: Writer, 
     )
 })
 
-const makeService = ({ chunkSize, closing, directory, files, parts, report, writer }: {
+const makeService = ({ chunkSize, closed, directory, files, parts, report, writer }: {
   readonly directory: string
   readonly chunkSize: number
   readonly report: Recovery.RecoveryReport
   readonly files: SegmentFiles
   readonly writer: Writer
   readonly parts: LogParts
-  readonly closing: Latch.Latch
+  readonly closed: Latch.Latch
 }): LogService => {
   const { disk, observe, settled, write, writeAll } = parts
   const appendAll = (records: Iterable<RecordInput>) => settled(writeAll(records))
@@ -162,17 +164,12 @@ const makeService = ({ chunkSize, closing, directory, files, parts, report, writ
     to,
     chunkSize
   })
-  const stream = <E extends IoError | InvalidPosition>(
-    records: () => Stream.Stream<Frame.LogRecord, E | Damage>
-  ): Stream.Stream<Frame.LogRecord, E | IoError | CorruptSegment> =>
-    Stream.suspend((): Stream.Stream<Frame.LogRecord, E | IoError | Damage> =>
+  const sound = soundIn(directory, disk)
+  const whileOpen = <A, E>(records: () => Stream.Stream<A, E>): Stream.Stream<A, E | IoError> =>
+    Stream.suspend((): Stream.Stream<A, E | IoError> =>
       writer.isClosed ? Stream.fail(closedError("read", directory)) : records()
-    ).pipe(
-      Stream.catchIf(isDamage, (damage) => Stream.fail(Recovery.segmentError(directory, damage))),
-      Stream.provideService(Disk.Disk, disk)
     )
-  const streamFrom = (from: From, to?: Recovery.Position) =>
-    stream<IoError | InvalidPosition>(() => framesFrom(directory, from, bounds(to)))
+  const read = (from: From, to?: Recovery.Position) => sound(framesFrom(directory, from, bounds(to)))
   return {
     directory,
     report,
@@ -199,9 +196,9 @@ const makeService = ({ chunkSize, closing, directory, files, parts, report, writ
       }),
     sync: writer.sync,
     rotate: writer.rotate,
-    stream: stream<IoError>(() => Recovery.frames(directory, bounds())),
-    streamFrom: (from) => streamFrom(from),
-    follow: (from) => tailOfLog({ end: () => writer.end, read: streamFrom, observe, closing }, from),
+    stream: whileOpen(() => sound(Recovery.frames(directory, bounds()))),
+    streamFrom: (from) => whileOpen(() => read(from)),
+    follow: (from) => whileOpen(() => tailOfLog({ end: () => writer.end, read, observe, closed }, from)),
     read: (ref) =>
       Effect.suspend(() =>
         writer.holds(ref)
@@ -216,6 +213,16 @@ const makeService = ({ chunkSize, closing, directory, files, parts, report, writ
     refusal: Effect.sync(() => writer.refusal)
   }
 }
+
+/** What is read of a log up to its end: damage there is no torn tail. */
+const soundIn = (directory: string, disk: Disk.DiskService) =>
+<E extends IoError | InvalidPosition>(
+  records: Stream.Stream<Frame.LogRecord, E | Damage>
+): Stream.Stream<Frame.LogRecord, E | CorruptSegment> =>
+  records.pipe(
+    Stream.catchIf(isDamage, (damage) => Stream.fail(Recovery.segmentError(directory, damage))),
+    Stream.provideService(Disk.Disk, disk)
+  )
 
 const addAppended = (sum: Appended, refs: ReadonlyArray<RecordRef>): Appended => ({
   records: sum.records + refs.length,

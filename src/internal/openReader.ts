@@ -10,7 +10,7 @@ import * as Recovery from "../Recovery.ts"
 import { type Damage, isDamage } from "./damage.ts"
 import { type Frames, recordsOf } from "./frames.ts"
 import { readerOptionsError } from "./options.ts"
-import { type Bounds, framesFrom, type From, readRef } from "./reading.ts"
+import { type Bounds, framesFrom, type From, locate, readRef } from "./reading.ts"
 import { SegmentFiles, type SegmentReads } from "./segmentFiles.ts"
 import { tailOfReader } from "./tail.ts"
 
@@ -44,11 +44,21 @@ export const openReader = Effect.fnUntraced(function*(
     frames: (bounds: Bounds) => Stream.Stream<Frame.LogRecord, E | Damage>
   ) => Stream.unwrap(Effect.map(bounds, frames)).pipe(endTorn(directory), Stream.provideService(Disk.Disk, disk))
   const streamFrom = (from: From) => stream((bounds) => framesFrom(directory, from, bounds))
+  const watched = {
+    read: streamFrom,
+    locate: (txid: number) => onDisk(Effect.flatMap(bounds, ({ segments }) => locate(directory, segments, txid))),
+    version: onDisk(Effect.flatMap(Recovery.listGrowingSegments(directory), (ids) => {
+      const last = ids.at(-1)
+      return last === undefined
+        ? Effect.succeed("")
+        : Effect.map(disk.identity(Recovery.segmentPath(directory, last)), (identity) => `${last} ${identity}`)
+    }))
+  }
   const reader: ReaderService = {
     directory,
     stream: stream<IoError>((bounds) => Recovery.frames(directory, bounds)),
     streamFrom,
-    follow: (from, options) => tailOfReader(streamFrom, from, options?.every),
+    follow: (from, options) => tailOfReader(watched, from, options?.every),
     read: (ref) => readRef(disk, directory, files, ref, chunkSize),
     segments: onDisk(
       Effect.flatMap(

@@ -28,9 +28,9 @@ export const framesFrom = (
   bounds: Bounds
 ): Stream.Stream<Frame.LogRecord, IoError | InvalidPosition | Damage> =>
   !("segment" in from)
-    ? Stream.unwrap(Effect.map(locate(directory, bounds.segments, from.txid), (segment) =>
+    ? Stream.unwrap(Effect.map(locate(directory, bounds.segments, from.txid), (start) =>
       Stream.dropWhile(
-        Recovery.frames(directory, { ...bounds, from: { segment, offset: 0 } }),
+        Recovery.frames(directory, { ...bounds, from: start }),
         (record) => !(record.txid >= from.txid)
       )))
     : Stream.unwrap(Effect.as(
@@ -132,12 +132,12 @@ const isOtherRecord = Effect.fnUntraced(function*(
   return Option.isNone(record) ? !damaged : record.value.len !== place.len
 })
 
-/** The last segment whose first record is not behind the txid: the one to start in. */
-const locate = Effect.fnUntraced(function*(
+/** The start of the last segment whose first record is not behind the txid: all records from the txid on follow it. */
+export const locate = Effect.fnUntraced(function*(
   directory: string,
   segments: ReadonlyArray<number>,
   txid: number
-): Effect.fn.Return<number, IoError> {
+): Effect.fn.Return<Recovery.Position, IoError> {
   let found = 0
   for (const segment of segments) {
     const first = yield* firstTxid(directory, segment)
@@ -145,7 +145,7 @@ const locate = Effect.fnUntraced(function*(
     if (first > txid) break
     found = segment
   }
-  return found
+  return { segment: found, offset: 0 }
 })
 
 // Of a frame whose checksum holds: a damaged header must not send the reader past valid records.

@@ -627,6 +627,33 @@ const sharing = [
     caughtBy: "what is written because of |one record| comes behind it, for every observer"
   },
   {
+    name: "follow-ends-early",
+    claim: "Whoever follows a log is given all that was written before the close.",
+    file: "src/internal/tail.ts",
+    find: "const { offset, segment } = log.end()",
+    replace: "if (isClosed) return Effect.succeed(undefined)\nconst { offset, segment } = log.end()",
+    test: "test/tail.test.ts",
+    caughtBy: "a slow one is given all that was written before the close, and then ends"
+  },
+  {
+    name: "reader-never-rests",
+    claim: "Whoever follows a directory reads nothing again while its files stay as they are.",
+    file: "src/internal/tail.ts",
+    find: "if (found === seen.version && seen.isSettled) return Stream.empty",
+    replace: "",
+    test: "test/tail.test.ts",
+    caughtBy: "from |a place|, reads nothing again once the files have stayed as they are, until they change"
+  },
+  {
+    name: "turn-of-each-store",
+    claim: "A modify waits for every store over the same log.",
+    file: "src/internal/openKv.ts",
+    find: "): KvService => {",
+    replace: "): KvService => {\nturn = new (Object.getPrototypeOf(turn).constructor)()",
+    test: "test/Kv.test.ts",
+    caughtBy: "counts right through two stores over one log, too"
+  },
+  {
     name: "no-lock",
     claim: "A directory has one writer.",
     file: "src/Lock.ts",

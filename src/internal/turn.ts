@@ -1,0 +1,27 @@
+/**
+ * Taken by whoever needs that no store over the same log writes: then small puts wait as well. What is written to the
+ * log itself does not ask for it.
+ */
+import * as Effect from "effect/Effect"
+import * as Semaphore from "effect/Semaphore"
+
+export class Turn {
+  readonly #permit = Semaphore.makeUnsafe(1)
+  #isTaken = false
+
+  get isTaken(): boolean {
+    return this.#isTaken
+  }
+
+  take<A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> {
+    return this.#permit.withPermit(Effect.suspend(() => {
+      this.#isTaken = true
+      return Effect.ensuring(
+        effect,
+        Effect.sync(() => {
+          this.#isTaken = false
+        })
+      )
+    }))
+  }
+}
