@@ -2,9 +2,9 @@
  * A `Kv` as Effect's own `KeyValueStore`: for what is written against that service, such as `toSchemaStore` or
  * `Persistence`, in the place of a file for each key (`layerFileSystem`).
  *
- * Keys are strings, stored as UTF-8; lone surrogates, which UTF-8 does not have, become U+FFFD. Writes are as durable as
- * the `Kv` is opened to make them; `modify` is one step in which nothing else is written, `clear` is many. What fails is
- * a `KeyValueStoreError` whose `cause` is the error of this library.
+ * Keys are strings, stored as UTF-8; lone surrogates, which UTF-8 does not have, become U+FFFD. Writes are as durable
+ * as the `Kv` is opened to make them; `modify` is one step in which nothing else is written, `clear` is many. What
+ * fails is a `KeyValueStoreError` whose `cause` is the error of this library.
  *
  * Effect calls that interface unstable: this module follows it, and the others do not depend on it. It is an entry of
  * its own, `effect-datawal/KeyValueStore`.

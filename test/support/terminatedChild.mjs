@@ -6,6 +6,7 @@
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
+import { pbkdf2 } from "node:crypto"
 import { once } from "node:events"
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads"
 import { Lock } from "../../dist/index.js"
@@ -25,7 +26,10 @@ if (isMainThread) {
 } else {
   const scope = Scope.makeUnsafe()
   await Effect.runPromise(Scope.provide(Lock.acquire(workerData), scope))
+  // Whatever goes to the thread pool now has to wait, and the worker ends before its turn comes.
+  for (let job = 0; job < 8; job++) pbkdf2("", "", 50_000, 64, "sha512", () => {})
+  const closing = Effect.runPromise(Scope.close(scope, Exit.void))
   // oxlint-disable-next-line unicorn/require-post-message-target-origin -- this is no window
-  parentPort.postMessage("held")
-  await Effect.runPromise(Scope.close(scope, Exit.void))
+  parentPort.postMessage("closing")
+  await closing
 }
