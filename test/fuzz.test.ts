@@ -232,9 +232,10 @@ describe("whatever a segment holds", () => {
       const kinds = yield* measured<{ kind: string; size: number; once: Work; fourTimes: Work }>("work")
       assert.isAtLeast(kinds.length, 15)
       for (const { fourTimes, kind, once, size } of kinds) {
-        // The heap of the frames that are still open adds the logarithm of their number; a quadratic part would be 16.
+        // The heap of the frames that are still open adds the logarithm of their number, and V8's count of blocks is not
+        // the same each time; a quadratic part would make it 16 times.
         for (const what of ["read_bytes", "checked_bytes", "blocks"] as const) {
-          assert.isAtMost(fourTimes[what], 5 * once[what] + 1_000, `${what}: ${kind}`)
+          assert.isAtMost(fourTimes[what], 7 * once[what] + 1_000, `${what}: ${kind}`)
         }
         // Two openings: each reads every byte, and again to judge damage and to keep a copy of it.
         assert.isAtMost(once.read_bytes, 2 * 6 * size, kind)
