@@ -202,6 +202,7 @@ export const targets = [
     ratio(`get-${keys}`, 2),
     against(`getMany-${keys}`, `get-${keys}`, 1)
   ]),
+  ratio("get-1e6", 2, "datawal cached"),
   cost("stream-64B", 250, { target: "at least 4 M records/s", show: perSecond }),
   rateTarget("stream-1KiB", 1_024, 1.4),
   rateTarget("stream-1MiB", 1_048_576, 2.5),

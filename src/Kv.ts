@@ -10,6 +10,7 @@
  * against its checksum and its key before it is given out.
  *
  * The index is in memory, about 33 bytes a key beyond the key's own: values may be larger than memory, keys may not.
+ * The small values that were read last are kept, too, as far as `cacheSize` goes.
  *
  * @since 0.1.0
  */
@@ -179,12 +180,12 @@ export type CompactError = IoError | CorruptSegment | LockUnavailable | TargetRe
 export type OpenError = Log.OpenError
 
 /**
- * How a store is opened: as a log is, and what becomes of its checkpoint.
+ * How a store is opened: as a log is, how much memory reading it may take, and what becomes of its checkpoint.
  *
  * @category options
  * @since 0.1.0
  */
-export interface Options extends Omit<Log.Options, "replay"> {
+export interface Options extends Omit<Log.Options, "replay">, Cache {
   /**
    * The index is saved in the directory as `keydir.checkpoint`, so that the next opening reads that file, checks the
    * active segment, and replays only what came after. Records in closed segments are checked when they are read. `auto`
@@ -195,6 +196,29 @@ export interface Options extends Omit<Log.Options, "replay"> {
   readonly checkpoint?: CheckpointPolicy | undefined
   /** The store builds its own index: this is for a log alone. */
   readonly replay?: undefined
+}
+
+/**
+ * How a store is opened to be read only: as a log is, and how much memory reading it may take.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface ReaderOptions extends Reader.Options, Cache {}
+
+/**
+ * What `get`, `getMany` and `modify` keep of what they have read.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface Cache {
+  /**
+   * Bytes of memory for the frames of up to 4 KiB that were read last, so that a value which is asked for again takes
+   * no call of the system; it is checked again like what comes from a file. 32 MiB by default, taken as values are
+   * read, and given back when the scope closes. 0 for none, else 128 KiB to 4 GiB.
+   */
+  readonly cacheSize?: number | undefined
 }
 
 /**
@@ -329,7 +353,7 @@ export const makeLog: Effect.Effect<KvService, IoError | CorruptSegment, Log.Log
  * @since 0.1.0
  */
 export const makeReader = (
-  options: Reader.Options
+  options: ReaderOptions
 ): Effect.Effect<KvRead, IoError | CorruptTail | CorruptSegment | InvalidOptions, Scope.Scope> => openKvReader(options)
 
 /**
@@ -376,6 +400,6 @@ export const layerLog: Layer.Layer<Kv, IoError | CorruptSegment, Log.Log> = Laye
  * @since 0.1.0
  */
 export const layerReader = (
-  options: Reader.Options
+  options: ReaderOptions
 ): Layer.Layer<KvReader, IoError | CorruptTail | CorruptSegment | InvalidOptions> =>
   Layer.effect(KvReader, makeReader(options))

@@ -714,7 +714,7 @@ describe("damage done behind its back", () => {
       const directory = yield* store({
         1: Buffer.concat([put(1, "a", "va"), put(2, "b", "vb"), put(3, "c", "longer")])
       })
-      const kv = yield* Kv.make({ directory })
+      const kv = yield* Kv.make({ directory, cacheSize: 0 })
       const path = NodePath.join(directory, "00000001.dwal")
       NFS.writeFileSync(path, Buffer.concat([put(2, "b", "vb"), put(1, "a", "va"), put(3, "c", "longer")]))
       for (const key of ["a", "b"]) {

@@ -15,8 +15,9 @@ const opened = async (make) => {
   return { service, close: () => Effect.runPromise(Scope.close(scope, Exit.void)) }
 }
 
-const options = (directory, { durable, from_log, one_segment }) => ({
+const options = (directory, { cache_bytes, durable, from_log, one_segment }) => ({
   directory,
+  ...(cache_bytes === undefined ? {} : { cacheSize: cache_bytes }),
   ...(from_log ? { checkpoint: "never" } : {}),
   durability: durable ? "always" : "manual",
   ...(one_segment ? { segmentSize: one_segment_bytes } : {})

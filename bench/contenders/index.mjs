@@ -28,6 +28,13 @@ const modules = {
         durable: true,
         says: "`always`: an fdatasync, shared by those who wait"
       },
+      "datawal cached": {
+        survives: kill,
+        intact: true,
+        one_segment: true,
+        cache_bytes: 268_435_456,
+        says: "`cacheSize` of 256 MiB instead of 32"
+      },
       "datawal checkpoint": { survives: kill, intact: true, says: "opened after a clean close" },
       "datawal log": { survives: kill, intact: true, from_log: true, says: "opened without a checkpoint" }
     }

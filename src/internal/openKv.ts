@@ -4,9 +4,8 @@ import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Disk from "../Disk.ts"
 import { type CorruptSegment, type CorruptTail, type InvalidOptions, type IoError, LimitExceeded } from "../Errors.ts"
-import type { KvRead, KvService, Options, Range } from "../Kv.ts"
+import type { KvRead, KvService, Options, Range, ReaderOptions } from "../Kv.ts"
 import type * as Log from "../Log.ts"
-import type * as Reader from "../Reader.ts"
 import type { RecoveryReport } from "../Recovery.ts"
 import { type Bytes, ownBytes, toBytes } from "./bytes.ts"
 import { load as loadCheckpoint } from "./checkpoint.ts"
@@ -20,7 +19,7 @@ import { registerKv, registerRead } from "./kvParts.ts"
 import { type LogParts, logParts } from "./logParts.ts"
 import { openLog } from "./openLog.ts"
 import { openReader } from "./openReader.ts"
-import { kvOptionsError } from "./options.ts"
+import { kvOptionsError, kvReaderOptionsError } from "./options.ts"
 import { entriesIn, framesOf, located, Projection, projectionOf, type Source, valueOf, valuesOf } from "./projection.ts"
 import type { Resume } from "./repair.ts"
 
@@ -160,7 +159,7 @@ const open = Effect.fnUntraced(function*(
 ): Effect.fn.Return<OpenKv, Log.OpenError, Scope.Scope> {
   const invalid = kvOptionsError(options)
   if (invalid !== undefined) return yield* invalid
-  const { checkpoint: policy = "auto", ...logOptions } = options
+  const { cacheSize, checkpoint: policy = "auto", ...logOptions } = options
   const disk = yield* Disk.Disk
   let projection = new Projection()
   let covered = { records: 0, bytes: 0 }
@@ -178,7 +177,8 @@ const open = Effect.fnUntraced(function*(
   }
   const { lock, log, parts } = yield* openLog({ ...logOptions, replay: undefined }, {
     fold: (frames) => projection.fold(frames),
-    resume: policy === "never" ? undefined : resume
+    resume: policy === "never" ? undefined : resume,
+    cacheSize
   })
   // Before the checkpoint, so that the index follows the log until the last one has been written.
   let before = (_: Written): void => {}
@@ -198,10 +198,13 @@ export const kvOverLog = (
 
 /** A store that is only read, as it is now. */
 export const openKvReader = (
-  options: Reader.Options
+  options: ReaderOptions
 ): Effect.Effect<KvRead, IoError | CorruptTail | CorruptSegment | InvalidOptions, Scope.Scope> =>
   closeOnFailure(Effect.gen(function*() {
-    const { disk, files, fold, reader } = yield* openReader(options)
+    const { cacheSize, ...readerOptions } = options
+    const invalid = kvReaderOptionsError(options)
+    if (invalid !== undefined) return yield* invalid
+    const { disk, files, fold, reader } = yield* openReader(readerOptions, cacheSize)
     const projection = new Projection()
     const report = yield* fold((frames) => projection.fold(frames))
     const source = { directory: reader.directory, disk, files, read: reader.read }

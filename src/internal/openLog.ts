@@ -35,11 +35,13 @@ export interface OpenLog {
   readonly parts: LogParts
 }
 
-/** What is given every frame while the log is opened, or every one behind what it has saved. */
+/** What is given every frame while the log is opened, or every one behind what it has saved; and what it reads by. */
 export interface Index {
   readonly fold: ((frames: Frames) => void) | undefined
   /** Policy `repair` only. */
   readonly resume?: Resume | undefined
+  /** Bytes. */
+  readonly cacheSize?: number | undefined
 }
 
 /** Opens it until the scope closes. */
@@ -54,7 +56,7 @@ export const openLog = (
 
 const open = Effect.fnUntraced(function*(
   options: Options,
-  { fold, resume }: Index
+  { cacheSize, fold, resume }: Index
 ): Effect.fn.Return<OpenLog, OpenError, Scope.Scope> {
   const invalid = logOptionsError(options)
   if (invalid !== undefined) return yield* invalid
@@ -74,7 +76,7 @@ const open = Effect.fnUntraced(function*(
     resume: policy === "repair" ? resume : undefined
   })
   yield* logCut(directory, report)
-  const files = new SegmentFiles(disk, directory)
+  const files = new SegmentFiles(disk, directory, cacheSize)
   yield* Effect.addFinalizer(() => files.closeAll)
   const activeId = segments.at(-1)?.id ?? 1
   const active = yield* Effect.uninterruptible(

@@ -25,7 +25,8 @@ export interface OpenReader {
 }
 
 export const openReader = Effect.fnUntraced(function*(
-  options: Options
+  options: Options,
+  cacheSize?: number
 ): Effect.fn.Return<OpenReader, IoError | InvalidOptions, Scope.Scope> {
   const invalid = readerOptionsError(options)
   if (invalid !== undefined) return yield* invalid
@@ -34,7 +35,7 @@ export const openReader = Effect.fnUntraced(function*(
   yield* Recovery.listSegments(options.directory)
   // From here on it is this directory, wherever the process goes and links lead.
   const directory = yield* disk.realPath(options.directory)
-  const files = new SegmentFiles(disk, directory)
+  const files = new SegmentFiles(disk, directory, cacheSize)
   yield* Effect.addFinalizer(() => files.closeAll)
   const onDisk = Effect.provideService(Disk.Disk, disk)
   const bounds = Effect.map(Recovery.listGrowingSegments(directory), (segments) => ({ segments, chunkSize })).pipe(

@@ -6,6 +6,7 @@ import type * as Kv from "../Kv.ts"
 import type { Wait } from "../Lock.ts"
 import type * as Log from "../Log.ts"
 import type * as Reader from "../Reader.ts"
+import { cache_bytes_max, cache_bytes_min } from "./frameCache.ts"
 
 const refuse = (detail: string): InvalidOptions => new InvalidOptions({ detail })
 
@@ -16,6 +17,12 @@ const wholeBytesError = (name: string, value: number | undefined): InvalidOption
 
 const directoryError = (directory: string): InvalidOptions | undefined =>
   directory === "" ? refuse("directory is empty") : undefined
+
+const cacheSizeError = ({ cacheSize }: Kv.Cache): InvalidOptions | undefined =>
+  cacheSize === undefined || cacheSize === 0 ||
+    (Number.isSafeInteger(cacheSize) && cacheSize >= cache_bytes_min && cacheSize <= cache_bytes_max)
+    ? undefined
+    : refuse(`cacheSize is 0 or ${cache_bytes_min} to ${cache_bytes_max} bytes, not ${cacheSize}`)
 
 export const readerOptionsError = ({ chunkSize, directory }: Reader.Options): InvalidOptions | undefined =>
   directoryError(directory) ?? wholeBytesError("chunkSize", chunkSize)
@@ -46,11 +53,14 @@ export const lockOptionsError = (directory: string, wait: Wait | undefined): Inv
     : refuse("the wait for the lock is a time limit of 0 or above, or a schedule")
 }
 
+export const kvReaderOptionsError = (options: Kv.ReaderOptions): InvalidOptions | undefined => cacheSizeError(options)
+
 export const kvOptionsError = (options: Kv.Options): InvalidOptions | undefined => {
   const { checkpoint } = options
   if (checkpoint !== undefined && checkpoint !== "auto" && checkpoint !== "always" && checkpoint !== "never") {
     return refuse(`checkpoint is auto, always or never, not ${String(checkpoint)}`)
   }
   // The store builds its own index from what a log would give to these.
-  return options.replay === undefined ? undefined : refuse("replay is an option of a log, not of a store")
+  if (options.replay !== undefined) return refuse("replay is an option of a log, not of a store")
+  return cacheSizeError(options)
 }

@@ -1,7 +1,7 @@
 /**
  * The fold of the log into keys: which record is the last one of each key, and what all the others cost.
  *
- * Only places are held; every value is read from its frame, which is checked again each time.
+ * Only places are held; every value is taken from its frame, which is checked again each time.
  */
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"

@@ -12,6 +12,7 @@ import * as Frame from "../Frame.ts"
 import { segmentPath } from "../Recovery.ts"
 import { sharedBytes } from "./bytes.ts"
 import { closedError } from "./closed.ts"
+import { cache_bytes_default, FrameCache } from "./frameCache.ts"
 
 /** Far below the usual limit of 1,024 descriptors a process. */
 export const open_max = 64
@@ -38,8 +39,8 @@ const pooled_bytes_max = pool_bytes / 2
 /** Single reads for an index. */
 export interface SegmentReads {
   /**
-   * The payload of a key's Put at a place, if it is small, can be read in this very step, and is sound in every way;
-   * otherwise `undefined`, and `read` says why.
+   * The payload of a key's Put at a place, if it is small, can be read in this very step, from the cache or the file,
+   * and is sound in every way; otherwise `undefined`, and `read` says why.
    */
   readonly valueNow: (key: Uint8Array, place: Place) => Uint8Array<ArrayBuffer> | IoError | undefined
   /**
@@ -62,10 +63,13 @@ export class SegmentFiles implements SegmentReads {
   #pool = new Uint8Array(0)
   #poolView = new DataView(this.#pool.buffer)
   #poolUsed = 0
+  #cache: FrameCache | undefined
 
-  constructor(disk: DiskService, directory: string) {
+  /** `cacheSize`, in bytes, is for the frames that `valueNow` has read. */
+  constructor(disk: DiskService, directory: string, cacheSize = cache_bytes_default) {
     this.#disk = disk
     this.#directory = directory
+    this.#cache = cacheSize === 0 ? undefined : new FrameCache(cacheSize)
   }
 
   /** Takes over the file that the writer appends to, and keeps it open until the next one comes. */
@@ -114,17 +118,22 @@ export class SegmentFiles implements SegmentReads {
 
   valueNow(key: Uint8Array, { len, offset, segment }: Place): Uint8Array<ArrayBuffer> | IoError | undefined {
     if (len > pooled_bytes_max || this.#disk.isTurnOver()) return undefined
-    const entry = this.#touch(segment)
-    if (entry === undefined) return undefined
     if (this.#poolUsed + len > this.#pool.length) {
       this.#pool = sharedBytes(pool_bytes)
       this.#poolView = new DataView(this.#pool.buffer)
       this.#poolUsed = 0
     }
     const at = this.#poolUsed
-    const count = Disk.readFullyNow(entry.file, this.#pool, at, at + len, offset)
-    if (typeof count !== "number") return count
-    if (count !== len || !Frame.isPutOf(key, this.#pool, this.#poolView, at, len)) return undefined
+    const isCached = this.#cache?.copyTo(segment, offset, len, this.#pool, this.#poolView, at) === true
+    if (!isCached) {
+      const entry = this.#touch(segment)
+      if (entry === undefined) return undefined
+      const count = Disk.readFullyNow(entry.file, this.#pool, at, at + len, offset)
+      if (typeof count !== "number") return count
+      if (count !== len) return undefined
+    }
+    if (!Frame.isPutOf(key, this.#pool, this.#poolView, at, len)) return undefined
+    if (!isCached) this.#cache?.keep(segment, offset, len, this.#pool, this.#poolView, at)
     this.#poolUsed = at + len
     return this.#pool.subarray(at + Frame.header_bytes + key.length, at + len - Frame.crc_bytes)
   }
@@ -161,6 +170,7 @@ export class SegmentFiles implements SegmentReads {
 
   readonly closeAll: Effect.Effect<void> = Effect.suspend(() => {
     this.#closed = true
+    this.#cache = undefined
     if (this.#active !== undefined) this.#active.pins--
     this.#active = undefined
     return this.#evict()

@@ -9,6 +9,7 @@
  *   name together. The test runs `src/`, not `dist/`.
  */
 
+const cache = "test/frameCache.test.ts"
 const checkpoint = "test/checkpoint.test.ts"
 const crashPoints = "test/crashPoints.test.ts"
 const failures = "test/failures.test.ts"
@@ -711,6 +712,25 @@ const sharing = [
     replace: "record.type === \"Put\"",
     test: "test/Kv.test.ts",
     caughtBy: "two whole records that have changed places are RecordMismatch"
+  },
+  {
+    name: "cache-does-not-compare-the-place",
+    claim: "A frame is taken from the cache for the place it was read from only.",
+    file: "src/internal/frameCache.ts",
+    find:
+      "words[word - 3] === segment && words[word - 2] === low && ((words[word - 1] as number) & 0xffff_0000) === high",
+    replace: "true",
+    test: cache,
+    caughtBy: "tells places apart that have one hash"
+  },
+  {
+    name: "cache-outlives-its-store",
+    claim: "Nothing is given out once the scope has closed.",
+    file: "src/internal/segmentFiles.ts",
+    find: "this.#cache = undefined\n",
+    replace: "\n",
+    test: cache,
+    caughtBy: "is of no use once the scope has closed"
   },
   {
     name: "gathering-does-not-compare-the-key",

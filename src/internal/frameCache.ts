@@ -1,0 +1,182 @@
+/**
+ * The small frames that were read last, so that a value which is asked for again takes no call of the system.
+ *
+ * It is below the check, where the kernel's own cache is: what it gives is checked as what a file gives. A log's bytes
+ * do not change, so nothing in it is ever out of date: a key that is put again has its frame elsewhere.
+ *
+ * Frames, of at most 32,767 bytes, stand in chunks of 64 KiB, each behind three words:
+ *
+ * | word | holds |
+ * | --- | --- |
+ * | 0 | segment |
+ * | 1 | offset, low 32 bits |
+ * | 2 | offset, bits 32 to 47, in the upper half; in the lower, whether it was used (bit 15) and its length |
+ *
+ * They are found through a table of sets, eight slots each, which is one line of the processor's cache: a slot is a
+ * place in the chunks and a hash. What finds no slot in its set takes one of another's.
+ *
+ * When all chunks are full, the hand moves on to the next, keeps what was used since the hand last came by, up to half
+ * of the chunk, and forgets the rest: the clock of F. J. Corbató (A paging experiment with the Multics system, 1969),
+ * by the chunk. From then on only one of eight frames is kept: where more is asked for than finds room, keeping costs
+ * more than it wins, and what is asked for often gets in all the same.
+ *
+ * Invariant: a slot names a frame that is there. So a frame goes together with its slot.
+ *
+ * Indexed reads are `as number` or `as` an array: slots are masked by the table's length, and a slot's place was in
+ * range when it was written.
+ */
+import { copyBytes } from "./bytes.ts"
+
+/** What a cache may be at least and at most, in bytes, unless it is none. */
+export const cache_bytes_min = 131_072
+export const cache_bytes_max = 4_294_967_296
+export const cache_bytes_default = 33_554_432
+
+const chunk_words = 16_384
+const kept_words_max = chunk_words / 2
+const header_words = 3
+const used_bit = 1 << 15
+const len_mask = used_bit - 1
+
+/** Slots of a set, in words. */
+const set_words = 16
+/** Of the cache for each slot: a frame takes more. */
+const bytes_per_slot = 64
+/** One of so many frames is kept once all chunks have been full. */
+const admitted_of = 8
+
+const nothing = new Int32Array(0)
+
+const highHalf = (offset: number): number => ((offset / 2 ** 32) << 16) | 0
+
+/** With the mixing of MurmurHash3 (Austin Appleby): places follow each other in steps of like lengths. */
+const hashOf = (segment: number, low: number, high: number): number => {
+  const hash = Math.imul(low ^ Math.imul(segment ^ high, 0x9e3779b1), 0x85ebca6b)
+  const mixed = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35)
+  return mixed ^ (mixed >>> 16)
+}
+
+export class FrameCache {
+  readonly #chunks: number
+  readonly #slotWords: number
+  readonly #setMask: number
+  /** All of these are made when the first frame comes. */
+  #slots: Int32Array = nothing
+  #words: Int32Array = nothing
+  #bytes: Uint8Array = new Uint8Array(nothing.buffer)
+  #view: DataView = new DataView(nothing.buffer)
+  /** By chunk: where its frames end, in words of its own. */
+  readonly #ends: Int32Array
+  /** The chunk that takes frames. */
+  #hand = 0
+  #hasBeenFull = false
+  #passed = 0
+
+  /** Takes at most so many bytes, from `cache_bytes_min` on. */
+  constructor(bytes: number) {
+    this.#slotWords = 2 * 2 ** Math.floor(Math.log2(bytes / bytes_per_slot))
+    this.#setMask = this.#slotWords - set_words
+    this.#chunks = Math.floor((bytes - 4 * this.#slotWords) / (4 * chunk_words))
+    this.#ends = new Int32Array(this.#chunks)
+  }
+
+  /** Copies the frame that stands there to `to[toAt, toAt + len)`, if it is here. */
+  copyTo(segment: number, offset: number, len: number, to: Uint8Array, toView: DataView, toAt: number): boolean {
+    if (this.#slots === nothing) return false
+    const slot = this.#slotOf(segment | 0, offset | 0, highHalf(offset))
+    if (slot < 0) return false
+    const words = this.#words
+    const word = this.#slots[slot] as number
+    const last = words[word - 1] as number
+    if ((last & len_mask) !== len) return false
+    if ((last & used_bit) === 0) words[word - 1] = last | used_bit
+    copyBytes(this.#bytes, this.#view, 4 * word, len, to, toView, toAt)
+    return true
+  }
+
+  /** Keeps the frame that stands there, which is in `from[at, at + len)` and was not here; or passes it by. */
+  keep(segment: number, offset: number, len: number, from: Uint8Array, fromView: DataView, at: number): void {
+    if (this.#hasBeenFull && ++this.#passed < admitted_of) return
+    this.#passed = 0
+    if (this.#slots === nothing) this.#allocate()
+    const size = header_words + ((len + 3) >>> 2)
+    const word = this.#roomFor(size) + header_words
+    const high = highHalf(offset)
+    const words = this.#words
+    words[word - 3] = segment
+    words[word - 2] = offset
+    words[word - 1] = high | len
+    copyBytes(from, fromView, at, len, this.#bytes, this.#view, 4 * word)
+    const hash = hashOf(segment | 0, offset | 0, high)
+    const slot = this.#freeSlot(hash)
+    this.#slots[slot] = word
+    this.#slots[slot + 1] = hash
+  }
+
+  // The system gives memory where it is written to, so what is not used yet is not taken.
+  #allocate(): void {
+    this.#slots = new Int32Array(this.#slotWords)
+    this.#words = new Int32Array(this.#chunks * chunk_words)
+    this.#bytes = new Uint8Array(this.#words.buffer)
+    this.#view = new DataView(this.#words.buffer)
+  }
+
+  /** The slot of the frame, or -1. */
+  #slotOf(segment: number, low: number, high: number): number {
+    const slots = this.#slots
+    const words = this.#words
+    const hash = hashOf(segment, low, high)
+    const first = (hash << 1) & this.#setMask
+    for (let slot = first; slot < first + set_words; slot += 2) {
+      if (slots[slot + 1] !== hash) continue
+      const word = slots[slot] as number
+      if (word === 0) continue
+      if (
+        words[word - 3] === segment && words[word - 2] === low && ((words[word - 1] as number) & 0xffff_0000) === high
+      ) return slot
+    }
+    return -1
+  }
+
+  #freeSlot(hash: number): number {
+    const first = (hash << 1) & this.#setMask
+    for (let slot = first; slot < first + set_words; slot += 2) if (this.#slots[slot] === 0) return slot
+    return first + (this.#hand * 2) % set_words
+  }
+
+  /** Takes room for so many words. */
+  #roomFor(size: number): number {
+    if ((this.#ends[this.#hand] as number) + size > chunk_words) {
+      this.#hand = (this.#hand + 1) % this.#chunks
+      if (this.#hand === 0) this.#hasBeenFull = true
+      this.#empty(this.#hand)
+    }
+    const end = this.#ends[this.#hand] as number
+    this.#ends[this.#hand] = end + size
+    return this.#hand * chunk_words + end
+  }
+
+  /** Forgets what was not used, and moves the rest together at the chunk's beginning. */
+  #empty(chunk: number): void {
+    const words = this.#words
+    const base = chunk * chunk_words
+    const end = base + (this.#ends[chunk] as number)
+    let to = base
+    for (let from = base; from < end;) {
+      const last = words[from + 2] as number
+      const size = header_words + (((last & len_mask) + 3) >>> 2)
+      const slot = this.#slotOf(words[from] as number, words[from + 1] as number, last & 0xffff_0000)
+      // Not so if another has taken its slot.
+      if (slot >= 0 && this.#slots[slot] === from + header_words) {
+        if ((last & used_bit) !== 0 && to + size <= base + kept_words_max) {
+          words[from + 2] = last & ~used_bit
+          words.copyWithin(to, from, from + size)
+          this.#slots[slot] = to + header_words
+          to += size
+        } else this.#slots[slot] = 0
+      }
+      from += size
+    }
+    this.#ends[chunk] = to - base
+  }
+}
