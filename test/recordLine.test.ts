@@ -1,9 +1,22 @@
-/** Base64 that is read without asking the schema: what is canonical, and what it stands for. */
+/** Lines that are read without asking the schema: what is canonical Base64, what it stands for, and many of them at once. */
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Schema } from "effect"
-import { decodeCanonical } from "../src/internal/recordLine.ts"
+import { LineBatch } from "../src/internal/importLines.ts"
+import type { Line } from "../src/internal/lines.ts"
 
-const room = Buffer.alloc(4_096)
+const lineOf = (json: string): Line => {
+  // Not at the beginning of its buffer.
+  const bytes = Buffer.from(`\n${json}\n`, "latin1")
+  return { bytes, start: 1, end: bytes.length - 1, number: 1, isTooLong: false }
+}
+
+/** What a batch of one makes of a line. */
+const decoded = (json: string): readonly [key: Buffer, value: Buffer] | undefined => {
+  const batch = new LineBatch()
+  if (!batch.add(lineOf(json)) || !batch.decode()) return undefined
+  const [key, value] = batch.pair(0)
+  return [Buffer.from(key), Buffer.from(value)]
+}
 
 /** The definition: text that its own bytes are written as. */
 const byDefinition = (text: string): Buffer | undefined => {
@@ -12,12 +25,11 @@ const byDefinition = (text: string): Buffer | undefined => {
 }
 
 const check = (text: string): void => {
-  const at = text.length % 7
-  room.fill(0xA5)
-  const count = decodeCanonical(text, room, at)
   const wanted = byDefinition(text)
-  assert.strictEqual(count, wanted?.length ?? -1, JSON.stringify(text))
-  if (wanted !== undefined) assert.isTrue(room.subarray(at, at + count).equals(wanted), JSON.stringify(text))
+  const asValue = decoded(`{"key_b64":"QUI=","value_b64":"${text}"}`)
+  assert.deepStrictEqual(asValue, wanted && [Buffer.from("AB"), wanted], JSON.stringify(text))
+  const asKey = decoded(`{"key_b64":"${text}","value_b64":"QQ=="}`)
+  assert.deepStrictEqual(asKey, wanted && [wanted, Buffer.from("A")], JSON.stringify(text))
 }
 
 const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
@@ -57,5 +69,90 @@ describe("canonical Base64", () => {
       }
       for (const second of alphabet + strange) check(`QU${first}${second}`)
     }
+  })
+})
+
+describe("a batch of lines", () => {
+  it.prop(
+    "is what each of its lines is alone",
+    [Arbitrary.schema(Schema.Array(Schema.Tuple([Schema.Uint8Array, Schema.Uint8Array])))],
+    ([pairs]) => {
+      const base64 = (bytes: Uint8Array) => Buffer.from(bytes).toString("base64")
+      const lines = pairs.map(([key, value]) => `{"key_b64":"${base64(key)}","value_b64":"${base64(value)}"}`)
+      const bytes = Buffer.from(lines.join("\n"))
+      const batch = new LineBatch()
+      let start = 0
+      for (const [index, { length }] of lines.entries()) {
+        assert.isTrue(batch.add({ bytes, start, end: start + length, number: index + 1, isTooLong: false }))
+        start += length + 1
+      }
+      assert.isTrue(batch.decode())
+      assert.strictEqual(batch.count, pairs.length)
+      for (const [index, pair] of pairs.entries()) {
+        assert.deepStrictEqual(batch.pair(index).map((field) => new Uint8Array(field)), [...pair])
+        const { end, number, start } = batch.line(index)
+        assert.deepStrictEqual([bytes.toString("latin1", start, end), number], [lines[index], index + 1])
+      }
+      batch.clear()
+      assert.strictEqual(batch.count, 0)
+    },
+    { arbitrary: { runs: 100 } }
+  )
+
+  it("is unsound if one of its lines is", () => {
+    const sound = `{"key_b64":"QQ==","value_b64":"QUI="}`
+    for (const text of ["QR==", "QUJ=", "Q-==", "Q_==", "Q\\==", "====", "QQ==QQ==", "Q\u00e9=="]) {
+      for (const bad of [`{"key_b64":"${text}","value_b64":""}`, `{"key_b64":"","value_b64":"${text}"}`]) {
+        const bytes = Buffer.from([sound, bad, sound].join(""), "latin1")
+        const batch = new LineBatch()
+        let start = 0
+        for (const { length } of [sound, bad, sound]) {
+          assert.isTrue(batch.add({ bytes, start, end: start + length, number: 1, isTooLong: false }))
+          start += length
+        }
+        assert.isFalse(batch.decode(), text)
+      }
+    }
+  })
+
+  it("takes only what an export writes, and only lines of one buffer", () => {
+    const refused = [
+      "",
+      "{}",
+      `{"key_b64":""}`,
+      `{"key_b64":"","value_b64":"}`,
+      `{"key_b64": "","value_b64":""}`,
+      `{"key_b64":"","value_b64":"" }`,
+      `{"value_b64":"","key_b64":""}`,
+      `{"key_b64":"QQ=","value_b64":""}`
+    ]
+    for (const json of refused) assert.isFalse(new LineBatch().add(lineOf(json)), json)
+    const empty = lineOf(`{"key_b64":"","value_b64":""}`)
+    assert.isFalse(new LineBatch().add({ ...empty, isTooLong: true }))
+    const batch = new LineBatch()
+    assert.isTrue(batch.add(empty))
+    assert.isTrue(batch.add(empty))
+    assert.isFalse(batch.add(lineOf(`{"key_b64":"","value_b64":""}`)))
+  })
+
+  it("ends where it is full; a first line finds room, however long it is", () => {
+    const value = Buffer.alloc(100_000, 7)
+    const long = lineOf(`{"key_b64":"","value_b64":"${value.toString("base64")}"}`)
+    const short = { ...long, end: lineOf(`{"key_b64":"","value_b64":""}`).end }
+    const batch = new LineBatch()
+    for (let round = 0; round < 2; round++) {
+      assert.isTrue(batch.add(long))
+      assert.isTrue(batch.decode())
+      assert.deepStrictEqual(Buffer.from(batch.pair(0)[1]), value)
+      assert.isFalse(batch.add(long))
+      batch.clear()
+    }
+    assert.isFalse(batch.add(short))
+    const empty = lineOf(`{"key_b64":"","value_b64":""}`)
+    let count = 0
+    while (batch.add(empty)) count++
+    assert.isAtLeast(count, 2_000)
+    assert.isTrue(batch.decode())
+    assert.deepStrictEqual(Buffer.concat(batch.pair(count - 1)), Buffer.alloc(0))
   })
 })

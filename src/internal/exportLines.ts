@@ -9,17 +9,7 @@ import * as Frame from "../Frame.ts"
 import { copyBytes } from "./bytes.ts"
 import type { PutFrames } from "./frames.ts"
 import { line_end, line_middle, line_start } from "./recordLine.ts"
-
-/** Bytes and the view on all of them. */
-interface Viewed {
-  readonly bytes: Buffer
-  readonly view: DataView
-}
-
-const viewed = (bytes: Buffer): Viewed => ({
-  bytes,
-  view: new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-})
+import { viewed } from "./viewed.ts"
 
 const start = viewed(Buffer.from(line_start))
 const middle = viewed(Buffer.from(line_middle))

@@ -4,16 +4,20 @@ import * as Result from "effect/Result"
 import type { InvalidLine } from "../Errors.ts"
 import type { KvService } from "../Kv.ts"
 import type { WriteError } from "../Log.ts"
+import { LineBatch } from "./importLines.ts"
 import type { KvParts } from "./kvParts.ts"
-import { Lines } from "./lines.ts"
+import { type Line, Lines } from "./lines.ts"
 import { PutBuffer } from "./putBuffer.ts"
-import { decodeExported, limitError, line_bytes_max, pairIn, parse } from "./recordLine.ts"
+import { limitError, line_bytes_max, type Pair, parse } from "./recordLine.ts"
 
 export class Import {
   readonly #kv: KvService
   readonly #parts: KvParts
   readonly #onProgress: ((records: number) => void) | undefined
   readonly #lines = new Lines(line_bytes_max)
+  /** Lines that are to be decoded together, and one by itself. */
+  readonly #batch = new LineBatch()
+  readonly #single = new LineBatch()
   /** What is decoded and not handed over yet. */
   readonly #frames = new PutBuffer()
   #mayWrite = true
@@ -60,33 +64,53 @@ export class Import {
 
   readonly #add: Effect.Effect<void, InvalidLine | WriteError> = Effect.gen({ self: this }, function*() {
     const lines = this.#lines
-    const frames = this.#frames
+    const batch = this.#batch
     while (lines.next()) {
       if (this.#parts.disk.isTurnOver()) yield* Effect.yieldNow
-      // A line is longer than the frame of its record.
-      const length = lines.end - lines.start
-      if (!frames.hasRoom(length)) yield* this.#flush
-      const fits = frames.hasRoom(length)
-      const room = fits ? frames.bytes : Buffer.allocUnsafeSlow(length)
-      const at = fits ? frames.keyStart : 0
-      const lengths = decodeExported(lines, room, at)
-      if (fits && lengths !== undefined) {
-        const refused = limitError(lines, lengths)
-        if (refused !== undefined) return yield* refused
-        frames.add(...lengths)
-        continue
-      }
-      const parsed = lengths === undefined ? parse(lines) : Result.succeed(pairIn(room, at, lengths))
-      if (Result.isFailure(parsed)) return yield* parsed.failure
-      const [key, value] = parsed.success
-      const refused = limitError(lines, [key.length, value.length])
-      if (refused !== undefined) return yield* refused
-      if (frames.put(key, value)) continue
-      yield* this.#flush
-      if (frames.put(key, value)) continue
-      yield* this.#writing(this.#kv.putMany([[key, value]]), (refs) => refs.forEach(({ len }) => this.#stored(1, len)))
+      if (batch.add(lines)) continue
+      yield* this.#decode()
+      if (!batch.add(lines)) yield* this.#addParsed(lines)
     }
+    // The memory of a chunk may be used again.
+    yield* this.#decode()
   })
+
+  readonly #decode = Effect.fnUntraced(function*(this: Import): Effect.fn.Return<void, InvalidLine | WriteError> {
+    const batch = this.#batch
+    const areSound = batch.decode()
+    for (let index = 0; index < batch.count; index++) {
+      if (!areSound) yield* this.#addAlone(batch.line(index))
+      else if (!batch.putInto(this.#frames, index)) yield* this.#addPair(batch.line(index), batch.pair(index))
+    }
+    batch.clear()
+  }).bind(this)
+
+  /** A line that is as an export writes it, unless its Base64 is not. */
+  #addAlone(line: Line): Effect.Effect<void, InvalidLine | WriteError> {
+    this.#single.clear()
+    return this.#single.add(line) && this.#single.decode()
+      ? this.#addPair(line, this.#single.pair(0))
+      : this.#addParsed(line)
+  }
+
+  #addParsed(line: Line): Effect.Effect<void, InvalidLine | WriteError> {
+    const parsed = parse(line)
+    return Result.isFailure(parsed) ? Effect.fail(parsed.failure) : this.#addPair(line, parsed.success)
+  }
+
+  readonly #addPair = Effect.fnUntraced(function*(
+    this: Import,
+    line: Line,
+    pair: Pair
+  ): Effect.fn.Return<void, InvalidLine | WriteError> {
+    if (this.#parts.disk.isTurnOver()) yield* Effect.yieldNow
+    const refused = limitError(line, pair)
+    if (refused !== undefined) return yield* refused
+    if (this.#frames.put(...pair)) return
+    yield* this.#flush
+    if (this.#frames.put(...pair)) return
+    yield* this.#writing(this.#kv.putMany([pair]), (refs) => refs.forEach(({ len }) => this.#stored(1, len)))
+  }).bind(this)
 
   readonly #flush: Effect.Effect<void, WriteError> = Effect.suspend(() => {
     const frames = this.#frames

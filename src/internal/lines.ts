@@ -9,13 +9,23 @@ const lineFeed = 0x0A
 const nothing = Buffer.alloc(0)
 const lastLineFeed = Buffer.of(lineFeed)
 
+/** A line: `bytes[start, end)`. */
+export interface Line {
+  readonly number: number
+  /** It is longer than the limit; its end may not have been seen. */
+  readonly isTooLong: boolean
+  readonly bytes: Buffer
+  readonly start: number
+  readonly end: number
+}
+
 /**
  * After each `feed`, and after `finish`, call `next` until it is false: the line at hand is `bytes[start, end)`, not
  * copied where it lies in one chunk.
  */
-export class Lines {
+export class Lines implements Line {
   number = 0
-  /** It is longer than the limit, and the last one given; its end may not have been seen. */
+  /** Then it is the last one given. */
   isTooLong = false
   bytes: Buffer = nothing
   start = 0

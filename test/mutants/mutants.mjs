@@ -516,11 +516,20 @@ const targets = [
   {
     name: "import-guesses-at-base64",
     claim: "An import takes no line whose Base64 is not canonical.",
-    file: "src/internal/recordLine.ts",
-    find: "target.write(text, at, \"base64\") === count",
-    replace: "target.write(text, at, \"base64\") >= 0",
+    file: "src/internal/importLines.ts",
+    find: "bytes.write(text, 0, \"base64\") !== decodedLength(this.#length)",
+    replace: "bytes.write(text, 0, \"base64\") < 0",
     test: "test/recordLine.test.ts",
     caughtBy: "is nothing else: no other character, no other end, no other length"
+  },
+  {
+    name: "import-drops-bits-left-over",
+    claim: "An import takes no Base64 with bits left over.",
+    file: "src/internal/importLines.ts",
+    find: "if (!areZeros(bytes, valueAt + valueLength, valueAt + filledLength(valueLength))) return false",
+    replace: "",
+    test: "test/recordLine.test.ts",
+    caughtBy: "has no bits left over, whatever the last characters are"
   },
   {
     name: "import-parses-any-line",
