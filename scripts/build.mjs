@@ -53,7 +53,7 @@ const licencesOf = (modules) => {
 const bundle = await rolldown({
   input: join(root, "src", "bin.ts"),
   platform: "node",
-  external: ["koffi", "@node-rs/crc32"]
+  external: ["koffi"]
 })
 const { output: [command] } = await bundle.write({
   file: join(aside, "bin.js"),

@@ -663,9 +663,7 @@ const installedWithout = (missing: Missing) =>
     NFS.mkdirSync(home, { recursive: true })
     NFS.cpSync(NodePath.join(root, "dist"), NodePath.join(home, "dist"), { recursive: true })
     NFS.copyFileSync(NodePath.join(root, "package.json"), NodePath.join(home, "package.json"))
-    for (const name of ["effect", "@node-rs"]) {
-      NFS.symlinkSync(NodePath.join(root, "node_modules", name), NodePath.join(modules, name))
-    }
+    NFS.symlinkSync(NodePath.join(root, "node_modules", "effect"), NodePath.join(modules, "effect"))
     const bring = (name: string): void =>
       NFS.cpSync(NodePath.join(root, "node_modules", name), NodePath.join(modules, name), { recursive: true })
     if (missing !== "koffi") bring("koffi")

@@ -67,10 +67,10 @@ describe("the house", () => {
     for (const file of sources) visit(file, [])
   })
 
-  it("the operating system and the native addons are reached in internal/ only, and by the command for its own input", () => {
+  it("the operating system and the native addon are reached in internal/ only, and by the command for its own input", () => {
     for (const file of sources.filter((file) => !file.startsWith("src/internal/") && !file.startsWith("src/cli/"))) {
       for (const name of importsOf(file)) {
-        assert.notMatch(name, /^(node:)?fs(\/promises)?$|^koffi$|^@node-rs\/crc32$/, file)
+        assert.notMatch(name, /^(node:)?fs(\/promises)?$|^koffi$/, file)
       }
     }
   })

@@ -3,13 +3,14 @@
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Schema } from "effect"
-import * as Module from "node:module"
+import * as ChildProcess from "node:child_process"
+import * as NFS from "node:fs"
+import { moduleOf } from "../scripts/wasm.mjs"
 import {
-  bySize,
+  assemble,
+  assembledFrom_bytes,
   type Checksum,
   crc32c,
-  loadNative,
-  nativeFrom_bytes,
   portable,
   Sealed,
   shift
@@ -17,14 +18,16 @@ import {
 import { seeded } from "../src/internal/simulatedRandom.ts"
 import { concat, crc32cBitwise, noise, utf8, zeros } from "./support/stores.ts"
 
-const native = loadNative(Module.createRequire(import.meta.url))
+const assembled = assemble()
 
 const of = (checksum: Checksum, bytes: Uint8Array): number => checksum(bytes, 0, bytes.length, 0)
 
 const implementations: ReadonlyArray<{ readonly name: string; readonly checksum: Checksum }> = [
   { name: "portable", checksum: portable },
-  { name: "native", checksum: native === portable ? () => assert.fail("the native addon is not installed") : native },
-  { name: "by size", checksum: bySize(native) },
+  {
+    name: "assembled",
+    checksum: assembled === portable ? () => assert.fail("there is no WebAssembly") : assembled
+  },
   { name: "exported", checksum: crc32c }
 ]
 
@@ -53,19 +56,36 @@ describe.each(implementations)("$name", ({ checksum }) => {
     assert.strictEqual(checksum(utf8("123"), 2, 2, 0xE3069283), 0xE3069283)
   })
 
-  it("is an unsigned 32-bit number that agrees with the definition at every length around the switch-over", () => {
-    const data = noise(nativeFrom_bytes * 2 + 64)
-    for (let length = 0; length <= nativeFrom_bytes + 40; length++) {
+  it("is an unsigned 32-bit number that agrees with the definition at every length around the switch-overs", () => {
+    const data = noise(1_100)
+    for (let length = 0; length <= data.length; length++) {
       const value = checksum(data, 0, length, 0)
       assert.isTrue(Number.isInteger(value) && value >= 0 && value <= 0xFFFFFFFF)
-      assert.strictEqual(value, crc32cBitwise(data.subarray(0, length)))
+      assert.strictEqual(value, crc32cBitwise(data.subarray(0, length)), `${length}`)
     }
-    assert.strictEqual(of(checksum, data), crc32cBitwise(data))
+  })
+
+  it("agrees with the definition at every length around the blocks that long inputs are taken in", () => {
+    const data = noise(3 * 16_384 + 40, 8)
+    for (const blocks of [1, 2, 3]) {
+      for (let length = blocks * 16_384 - 20; length <= blocks * 16_384 + 20; length++) {
+        assert.strictEqual(checksum(data, 0, length, 7), crc32cBitwise(data.subarray(0, length), 7), `${length}`)
+      }
+    }
+  })
+
+  it("is not told apart by what was there before: zeros, ones and noise of every length follow each other", () => {
+    const kinds = [zeros(20_000).fill(0xFF), zeros(20_000), noise(20_000, 6)]
+    for (let length = 20_000; length > 256; length = Math.floor(length * 0.93)) {
+      for (const data of kinds) {
+        assert.strictEqual(checksum(data, 0, length, 0), crc32cBitwise(data.subarray(0, length)))
+      }
+    }
   })
 
   it("does not depend on where the bytes lie", () => {
     const data = noise(1000, 3)
-    for (const length of [0, 1, 7, 8, 9, 63, nativeFrom_bytes - 1, nativeFrom_bytes, nativeFrom_bytes + 1, 900]) {
+    for (const length of [0, 1, 7, 8, 9, 63, assembledFrom_bytes - 1, assembledFrom_bytes, 511, 512, 513, 900]) {
       const wanted = crc32cBitwise(data.subarray(0, length))
       for (let at = 0; at < 17; at++) {
         const around = noise(at + length + 5, 9)
@@ -170,57 +190,42 @@ describe("Sealed", () => {
   })
 })
 
-describe("loadNative", () => {
-  it("finds the addon of this platform", () => {
-    assert.notStrictEqual(native, portable)
+describe("WebAssembly", () => {
+  it("is what the text says, assembled", async () => {
+    const read = (file: string) => NFS.readFileSync(new URL(`../src/internal/${file}`, import.meta.url), "utf8")
+    assert.strictEqual(read("crc32cModule.ts"), await moduleOf("crc32c.wat", read("crc32c.wat")))
   })
 
-  const broken: ReadonlyArray<{ readonly why: string; readonly load: (name: string) => unknown }> = [
-    {
-      why: "cannot be loaded",
-      load: () => {
-        throw new Error("Cannot find native binding")
-      }
-    },
-    { why: "has no such function", load: () => ({}) },
-    { why: "is nothing", load: () => undefined },
-    { why: "computes something else", load: () => ({ crc32c: () => 0 }) },
-    {
-      why: "throws when it is called",
-      load: () => ({
-        crc32c: () => {
-          throw new TypeError("no")
-        }
-      })
-    }
-  ]
-
-  it.each(broken)("goes without an addon that $why, and the portable loop takes over", ({ load }) => {
-    assert.strictEqual(loadNative(load), portable)
+  it("folds by a multiple of the polynomial: the steps of the text are its exponents", () => {
+    // x^8n, bits reflected, from what n bytes of zeros make of x^0.
+    const power = (bytes: number) => (shift(0x8000_0000, bytes)) >>> 0
+    const degree = 290
+    const steps = [154, 177, 183, 258, 290]
+    assert.strictEqual(steps.reduce((sum, step) => sum ^ power(degree - step), power(degree)) >>> 0, 0)
+    const text = NFS.readFileSync(new URL("../src/internal/crc32c.wat", import.meta.url), "utf8")
+    for (const step of steps) assert.strictEqual(text.split(`offset=${16_688 - step} `).length, 3, `${step}`)
+    assert.include(text, `those ${steps.slice(0, 4).join(", ")} and ${degree}\n`)
   })
 
-  it("asks for one package, once", () => {
-    const asked: Array<string> = []
-    loadNative((name) => {
-      asked.push(name)
-      return undefined
+  it("is done without where there is none", () => {
+    const none = assemble(() => {
+      throw new ReferenceError("WebAssembly is not defined")
     })
-    assert.deepStrictEqual(asked, ["@node-rs/crc32"])
+    assert.strictEqual(none, portable)
   })
-})
 
-describe("bySize", () => {
-  it("is native from the measured length on, and portable below it", () => {
-    const lengths: Array<number> = []
-    const spy: Checksum = (data, start, end, seed) => {
-      lengths.push(end - start)
-      return portable(data, start, end, seed)
-    }
-    const checksum = bySize(spy)
-    const data = noise(nativeFrom_bytes + 10)
-    for (let start = 0; start < 10; start++) checksum(data, start, start + nativeFrom_bytes - 1, 0)
-    assert.deepStrictEqual(lengths, [])
-    for (let start = 0; start < 10; start++) checksum(data, start, start + nativeFrom_bytes, 0)
-    assert.deepStrictEqual(lengths, Array.from({ length: 10 }, () => nativeFrom_bytes))
+  it("is done without in a process that may not compile", () => {
+    const url = new URL("../dist/internal/crc32c.js", import.meta.url).href
+    const script = `import { assemble, crc32c, portable } from ${JSON.stringify(url)}
+      process.stdout.write(assemble() === portable ? "portable " : "assembled ")
+      process.stdout.write(String(crc32c(new Uint8Array(1000), 0, 1000, 0)))`
+    const answer = (...flags: ReadonlyArray<string>) =>
+      ChildProcess.execFileSync(process.execPath, [...flags, "--input-type=module", "-e", script], {
+        encoding: "utf8",
+        stdio: ["ignore", "pipe", "ignore"]
+      })
+    const wanted = crc32cBitwise(zeros(1000))
+    assert.strictEqual(answer("--jitless"), `portable ${wanted}`)
+    assert.strictEqual(answer(), `assembled ${wanted}`)
   })
 })

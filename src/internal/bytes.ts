@@ -20,7 +20,7 @@ export const ownBytes = (bytes: Uint8Array): Uint8Array => new Uint8Array(bytes)
 export const plainBytes = (bytes: Uint8Array): Uint8Array =>
   bytes.constructor === Uint8Array ? bytes : new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 
-/** Below this many bytes a loop is faster than a view and a native copy. */
+/** Below this many bytes a loop is faster than a view and a copy by V8. */
 const looped_bytes_max = 512
 
 /** Copies `from[at, at + length)` to `to` in words of four bytes. The views are on the whole of the arrays. */

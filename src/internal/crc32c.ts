@@ -1,18 +1,16 @@
 /**
  * CRC-32C (Castagnoli, reflected polynomial 0x82F63B78) in two implementations of one function: TypeScript, sixteen
- * bytes a step, and the native `@node-rs/crc32`, which wins where a frame is long enough to pay for the call.
+ * bytes a step, and WebAssembly (`crc32c.wat`), which wins where a frame is long enough to pay for being copied there.
  *
  * The tables follow "slicing-by-8" (Kounavis and Berry, Intel, 2005), twice as wide. `shift` is the operator behind
  * zlib's `crc32_combine`: multiplication by x^(8n) modulo the polynomial, on which `Sealed` rests as well.
  */
-import * as Module from "node:module"
+import { module_base64 } from "./crc32cModule.ts"
 
 const polynomial = 0x82F63B78
 
-/**
- * Below this many bytes the portable loop is faster than a native call and the view it needs (measured: 300 to 600).
- */
-export const nativeFrom_bytes = 448
+/** Below this many bytes the portable loop is faster than a copy and a call (measured: 200 to 260). */
+export const assembledFrom_bytes = 256
 
 /** Bytes in a step, and tables. */
 const slices = 16
@@ -84,30 +82,52 @@ export const portable: Checksum = (bytes, start, end, seed) => {
   return ~crc >>> 0
 }
 
-type NativeCrc32c = (bytes: Uint8Array, seed?: number) => number
+/** What is used of WebAssembly. The types of ECMAScript do not have it, nor do those of Node. */
+declare const WebAssembly: {
+  readonly Module: new(bytes: Uint8Array) => object
+  readonly Instance: new(module: object) => { readonly exports: Assembled }
+}
 
-/** The native implementation, or the portable one where its binary is not installed for this platform. */
-export const loadNative = (load: (name: string) => unknown): Checksum => {
+/** What `crc32c.wat` exports; its places and lengths are below. */
+interface Assembled {
+  readonly memory: { readonly buffer: ArrayBuffer }
+  readonly update: (length: number, state: number) => number
+}
+
+const input_at = 33_792
+const input_bytes_max = 16_384
+
+const instantiate = (): Assembled =>
+  new WebAssembly.Instance(new WebAssembly.Module(Buffer.from(module_base64, "base64"))).exports
+
+/** The implementation in WebAssembly, or the portable one where there is none, as under `--jitless`. */
+export const assemble = (make: () => Assembled = instantiate): Checksum => {
   try {
-    const { crc32c } = load("@node-rs/crc32") as { readonly crc32c: NativeCrc32c }
-    if (crc32c(new TextEncoder().encode("123456789"), 0) !== 0xE3069283) return portable
-    return (bytes, start, end, seed) => crc32c(bytes.subarray(start, end), seed)
+    const { memory, update } = make()
+    new Int32Array(memory.buffer).set(tables)
+    const input = new Uint8Array(memory.buffer, input_at, input_bytes_max)
+    return (bytes, start, end, seed) => {
+      let state = ~seed
+      for (let at = start; at < end; at += input_bytes_max) {
+        const next = Math.min(end, at + input_bytes_max)
+        input.set(bytes.subarray(at, next))
+        state = update(next - at, state)
+      }
+      return ~state >>> 0
+    }
   } catch {
     return portable
   }
 }
 
-/** `long` for long inputs, the portable loop for short ones. */
-export const bySize = (long: Checksum): Checksum => (bytes, start, end, seed) =>
-  end - start < nativeFrom_bytes ? portable(bytes, start, end, seed) : long(bytes, start, end, seed)
-
-// The first long input loads the native addon: it takes some milliseconds, and a store of short records needs none.
+// Made for the first long input: a process that only looks at short records needs none.
 let long: Checksum = (bytes, start, end, seed) => {
-  long = loadNative(Module.createRequire(import.meta.url))
+  long = assemble()
   return long(bytes, start, end, seed)
 }
 
-export const crc32c: Checksum = bySize((bytes, start, end, seed) => long(bytes, start, end, seed))
+export const crc32c: Checksum = (bytes, start, end, seed) =>
+  end - start < assembledFrom_bytes ? portable(bytes, start, end, seed) : long(bytes, start, end, seed)
 
 /** a · b modulo the polynomial, bits reflected: the highest bit is x^0. */
 const multiply = (a: number, b: number): number => {

@@ -77,10 +77,10 @@ const togetherFrom = (view: DataView, from: number, length: number): number => {
 }
 
 /**
- * Whether the checksums of all frames in `bytes[from, to)` hold, with one call of the native implementation. A frame
- * ends in its own checksum, so that of all of them is known beforehand. Damage within one frame shows exactly as in
- * that frame's own checksum. Damage to several shows as if they were one message of that length: two flipped bits, and
- * any odd number of them, always; anything else goes unseen with a chance of one in 2^31.
+ * Whether the checksums of all frames in `bytes[from, to)` hold, with one call. A frame ends in its own checksum, so
+ * that of all of them is known beforehand. Damage within one frame shows exactly as in that frame's own checksum.
+ * Damage to several shows as if they were one message of that length: two flipped bits, and any odd number of them,
+ * always; anything else goes unseen with a chance of one in 2^31.
  */
 const allHold = (bytes: Uint8Array, view: DataView, from: number, to: number): boolean => {
   const sealed = new Sealed(to - from)

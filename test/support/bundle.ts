@@ -21,7 +21,7 @@ export const bundle = <Script extends string>(
     const bundled = await rolldown({
       input: scripts.map((script) => `${root}test/support/${script}`),
       platform: "node",
-      external: ["koffi", "@node-rs/crc32"]
+      external: ["koffi"]
     })
     await bundled.write({ dir: outDir, minify: true, entryFileNames: "[name].mjs", chunkFileNames: "[name].mjs" })
     await bundled.close()

@@ -52,8 +52,8 @@ const ofByte = Int32Array.from({ length: 256 }, (_, byte) => {
 })
 
 /** CRC-32C from its definition: the reflected polynomial, one bit at a time, once for each byte there is. */
-export const crc32cBitwise = (bytes: Uint8Array): number => {
-  let crc = -1
+export const crc32cBitwise = (bytes: Uint8Array, seed = 0): number => {
+  let crc = ~seed
   for (let at = 0; at < bytes.length; at++) crc = (crc >>> 8) ^ ofByte[(crc ^ bytes[at]!) & 0xFF]!
   return ~crc >>> 0
 }

@@ -1,0 +1,1 @@
+export const moduleOf: (name: string, text: string) => Promise<string>
