@@ -15,6 +15,9 @@
  * They are found through a table of sets, eight slots each, which is one line of the processor's cache: a slot is a
  * place in the chunks and a hash. What finds no slot in its set takes one of another's.
  *
+ * Sixteen chunks are made at a time, but for the first, which stands alone, beside a small table, until it is full: most
+ * stores are small, and memory that is asked for calls the collector, used or not.
+ *
  * When all chunks are full, the hand moves on to the next, keeps what was used since the hand last came by, up to half
  * of the chunk, and forgets the rest: the clock of F. J. Corbató (A paging experiment with the Multics system, 1969),
  * by the chunk. From then on only one of eight frames is kept: where more is asked for than finds room, keeping costs
@@ -32,7 +35,11 @@ export const cache_bytes_min = 131_072
 export const cache_bytes_max = 4_294_967_296
 export const cache_bytes_default = 33_554_432
 
-const chunk_words = 16_384
+const chunk_bits = 14
+const chunk_words = 2 ** chunk_bits
+const block_chunks = 16
+const block_bits = chunk_bits + Math.log2(block_chunks)
+const block_mask = 2 ** block_bits - 1
 const kept_words_max = chunk_words / 2
 const header_words = 3
 const used_bit = 1 << 15
@@ -42,6 +49,8 @@ const len_mask = used_bit - 1
 const set_words = 16
 /** Of the cache for each slot: a frame takes more. */
 const bytes_per_slot = 64
+/** Of the table beside one chunk. */
+const slot_words_min = 2 * 4 * chunk_words / bytes_per_slot
 /** One of so many frames is kept once all chunks have been full. */
 const admitted_of = 8
 
@@ -56,17 +65,26 @@ const hashOf = (segment: number, low: number, high: number): number => {
   return mixed ^ (mixed >>> 16)
 }
 
+/** Chunks that stand in one piece of memory. */
+interface Block {
+  readonly words: Int32Array
+  readonly bytes: Uint8Array
+  readonly view: DataView
+}
+
+const makeBlock = (chunks: number): Block => {
+  const words = new Int32Array(chunks * chunk_words)
+  return { words, bytes: new Uint8Array(words.buffer), view: new DataView(words.buffer) }
+}
+
 export class FrameCache {
-  readonly #chunks: number
-  readonly #slotWords: number
-  readonly #setMask: number
-  /** All of these are made when the first frame comes. */
-  #slots: Int32Array = nothing
-  #words: Int32Array = nothing
-  #bytes: Uint8Array = new Uint8Array(nothing.buffer)
-  #view: DataView = new DataView(nothing.buffer)
+  readonly #chunks_max: number
+  readonly #slot_words_max: number
+  #slots = nothing
+  #setMask = 0
+  readonly #blocks: Array<Block> = []
   /** By chunk: where its frames end, in words of its own. */
-  readonly #ends: Int32Array
+  readonly #ends: Array<number> = []
   /** The chunk that takes frames. */
   #hand = 0
   #hasBeenFull = false
@@ -74,10 +92,8 @@ export class FrameCache {
 
   /** Takes at most so many bytes, from `cache_bytes_min` on. */
   constructor(bytes: number) {
-    this.#slotWords = 2 * 2 ** Math.floor(Math.log2(bytes / bytes_per_slot))
-    this.#setMask = this.#slotWords - set_words
-    this.#chunks = Math.floor((bytes - 4 * this.#slotWords) / (4 * chunk_words))
-    this.#ends = new Int32Array(this.#chunks)
+    this.#slot_words_max = 2 * 2 ** Math.floor(Math.log2(bytes / bytes_per_slot))
+    this.#chunks_max = Math.floor((bytes - 4 * this.#slot_words_max) / (4 * chunk_words))
   }
 
   /** Copies the frame that stands there to `to[toAt, toAt + len)`, if it is here. */
@@ -85,12 +101,13 @@ export class FrameCache {
     if (this.#slots === nothing) return false
     const slot = this.#slotOf(segment | 0, offset | 0, highHalf(offset))
     if (slot < 0) return false
-    const words = this.#words
     const word = this.#slots[slot] as number
-    const last = words[word - 1] as number
+    const at = word & block_mask
+    const { bytes, view, words } = this.#blocks[word >>> block_bits] as Block
+    const last = words[at - 1] as number
     if ((last & len_mask) !== len) return false
-    if ((last & used_bit) === 0) words[word - 1] = last | used_bit
-    copyBytes(this.#bytes, this.#view, 4 * word, len, to, toView, toAt)
+    if ((last & used_bit) === 0) words[at - 1] = last | used_bit
+    copyBytes(bytes, view, 4 * at, len, to, toView, toAt)
     return true
   }
 
@@ -98,85 +115,113 @@ export class FrameCache {
   keep(segment: number, offset: number, len: number, from: Uint8Array, fromView: DataView, at: number): void {
     if (this.#hasBeenFull && ++this.#passed < admitted_of) return
     this.#passed = 0
-    if (this.#slots === nothing) this.#allocate()
     const size = header_words + ((len + 3) >>> 2)
     const word = this.#roomFor(size) + header_words
+    const start = word & block_mask
+    const { bytes, view, words } = this.#blocks[word >>> block_bits] as Block
     const high = highHalf(offset)
-    const words = this.#words
-    words[word - 3] = segment
-    words[word - 2] = offset
-    words[word - 1] = high | len
-    copyBytes(from, fromView, at, len, this.#bytes, this.#view, 4 * word)
-    const hash = hashOf(segment | 0, offset | 0, high)
-    const slot = this.#freeSlot(hash)
-    this.#slots[slot] = word
-    this.#slots[slot + 1] = hash
-  }
-
-  // The system gives memory where it is written to, so what is not used yet is not taken.
-  #allocate(): void {
-    this.#slots = new Int32Array(this.#slotWords)
-    this.#words = new Int32Array(this.#chunks * chunk_words)
-    this.#bytes = new Uint8Array(this.#words.buffer)
-    this.#view = new DataView(this.#words.buffer)
+    words[start - 3] = segment
+    words[start - 2] = offset
+    words[start - 1] = high | len
+    copyBytes(from, fromView, at, len, bytes, view, 4 * start)
+    this.#name(word, hashOf(segment | 0, offset | 0, high))
   }
 
   /** The slot of the frame, or -1. */
   #slotOf(segment: number, low: number, high: number): number {
     const slots = this.#slots
-    const words = this.#words
     const hash = hashOf(segment, low, high)
     const first = (hash << 1) & this.#setMask
     for (let slot = first; slot < first + set_words; slot += 2) {
       if (slots[slot + 1] !== hash) continue
       const word = slots[slot] as number
       if (word === 0) continue
-      if (
-        words[word - 3] === segment && words[word - 2] === low && ((words[word - 1] as number) & 0xffff_0000) === high
-      ) return slot
+      const at = word & block_mask
+      const { words } = this.#blocks[word >>> block_bits] as Block
+      if (words[at - 3] === segment && words[at - 2] === low && ((words[at - 1] as number) & 0xffff_0000) === high) {
+        return slot
+      }
     }
     return -1
   }
 
-  #freeSlot(hash: number): number {
+  /** Gives a frame a slot. */
+  #name(word: number, hash: number): void {
     const first = (hash << 1) & this.#setMask
-    for (let slot = first; slot < first + set_words; slot += 2) if (this.#slots[slot] === 0) return slot
-    return first + (this.#hand * 2) % set_words
+    let slot = first
+    while (slot < first + set_words && this.#slots[slot] !== 0) slot += 2
+    if (slot === first + set_words) slot = first + (this.#hand * 2) % set_words
+    this.#slots[slot] = word
+    this.#slots[slot + 1] = hash
   }
 
   /** Takes room for so many words. */
   #roomFor(size: number): number {
+    if (this.#ends.length === 0) this.#add()
     if ((this.#ends[this.#hand] as number) + size > chunk_words) {
-      this.#hand = (this.#hand + 1) % this.#chunks
-      if (this.#hand === 0) this.#hasBeenFull = true
-      this.#empty(this.#hand)
+      if (this.#ends.length < this.#chunks_max) this.#add()
+      else {
+        this.#hand = (this.#hand + 1) % this.#chunks_max
+        this.#hasBeenFull = true
+        this.#empty(this.#hand)
+      }
     }
     const end = this.#ends[this.#hand] as number
     this.#ends[this.#hand] = end + size
     return this.#hand * chunk_words + end
   }
 
+  /** Takes another chunk into use. */
+  #add(): void {
+    const chunk = this.#ends.push(0) - 1
+    this.#hand = chunk
+    if (chunk === 0) {
+      this.#blocks[0] = makeBlock(1)
+      this.#setTable(Math.min(slot_words_min, this.#slot_words_max))
+    } else if (chunk === 1) {
+      const [first] = this.#blocks
+      this.#blocks[0] = makeBlock(Math.min(block_chunks, this.#chunks_max))
+      if (first !== undefined) this.#blocks[0].words.set(first.words)
+      this.#setTable(this.#slot_words_max)
+    } else if (chunk % block_chunks === 0) {
+      this.#blocks.push(makeBlock(Math.min(block_chunks, this.#chunks_max - chunk)))
+    }
+  }
+
+  /** A table of so many words, with what was in the one before. */
+  #setTable(words: number): void {
+    const before = this.#slots
+    this.#slots = new Int32Array(words)
+    this.#setMask = words - set_words
+    for (let slot = 0; slot < before.length; slot += 2) {
+      const word = before[slot] as number
+      if (word !== 0) this.#name(word, before[slot + 1] as number)
+    }
+  }
+
   /** Forgets what was not used, and moves the rest together at the chunk's beginning. */
   #empty(chunk: number): void {
-    const words = this.#words
-    const base = chunk * chunk_words
-    const end = base + (this.#ends[chunk] as number)
-    let to = base
-    for (let from = base; from < end;) {
+    const first = chunk * chunk_words
+    const base = first & ~block_mask
+    const { words } = this.#blocks[first >>> block_bits] as Block
+    const start = first & block_mask
+    const end = start + (this.#ends[chunk] as number)
+    let to = start
+    for (let from = start; from < end;) {
       const last = words[from + 2] as number
       const size = header_words + (((last & len_mask) + 3) >>> 2)
       const slot = this.#slotOf(words[from] as number, words[from + 1] as number, last & 0xffff_0000)
       // Not so if another has taken its slot.
-      if (slot >= 0 && this.#slots[slot] === from + header_words) {
-        if ((last & used_bit) !== 0 && to + size <= base + kept_words_max) {
+      if (slot >= 0 && this.#slots[slot] === base + from + header_words) {
+        if ((last & used_bit) !== 0 && to + size <= start + kept_words_max) {
           words[from + 2] = last & ~used_bit
           words.copyWithin(to, from, from + size)
-          this.#slots[slot] = to + header_words
+          this.#slots[slot] = base + to + header_words
           to += size
         } else this.#slots[slot] = 0
       }
       from += size
     }
-    this.#ends[chunk] = to - base
+    this.#ends[chunk] = to - start
   }
 }

@@ -726,8 +726,7 @@ const sharing = [
     name: "cache-does-not-compare-the-place",
     claim: "A frame is taken from the cache for the place it was read from only.",
     file: "src/internal/frameCache.ts",
-    find:
-      "words[word - 3] === segment && words[word - 2] === low && ((words[word - 1] as number) & 0xffff_0000) === high",
+    find: "words[at - 3] === segment && words[at - 2] === low && ((words[at - 1] as number) & 0xffff_0000) === high",
     replace: "true",
     test: cache,
     caughtBy: "tells places apart that have one hash"
