@@ -115,12 +115,7 @@ export class CorruptTail extends Schema.TaggedError<CorruptTail>("effect-datawal
   laterFrames: Schema.Number
 }) {
   override get message(): string {
-    const behind = this.laterFrames === 0
-      ? "the policy strict refuses a torn tail; the policy repair cuts it and keeps a copy"
-      : `${this.laterFrames} valid record(s) stand behind it; copy the store, then the policy prefix cuts them all ` +
-        "off, keeping a copy"
-    return `${this.directory} is damaged at ${place(this.segment, this.offset)}: ${this.reason}` +
-      `${found(this.found)}, ${this.bytes} bytes to the end of the file; ${behind}`
+    return describeTail(this, policyPrefix)
   }
 }
 
@@ -142,13 +137,32 @@ export class CorruptSegment extends Schema.TaggedError<CorruptSegment>("effect-d
   }
 ) {
   override get message(): string {
-    const advice = this.reason === "UnknownVersion"
-      ? "a newer program may have written it; open it with that one"
-      : "restore the segment from a backup, or see docs/recovery.md for what can be saved; of the last segment, and " +
-        "on a copy of the store, the policy prefix cuts everything from there on, keeping a copy"
-    return `${this.directory} is corrupt at ${place(this.segment, this.offset)}: ${this.reason}` +
-      `${found(this.found)}; ${advice}`
+    return describeSegment(this, `of the last segment, and on a copy of the store, ${policyPrefix} ${cutsFromThere}`)
   }
+}
+
+const policyPrefix = "the policy prefix"
+
+/** What `prefix` does with damage that others refuse. @internal */
+export const cutsFromThere = "cuts everything from there on, keeping a copy"
+
+/** What is wrong, and what cuts it. @internal */
+export const describeTail = (error: CorruptTail, prefix: string): string => {
+  const behind = error.laterFrames === 0
+    ? "the policy strict refuses a torn tail; the policy repair cuts it and keeps a copy"
+    : `${error.laterFrames} valid record(s) stand behind it; copy the store, then ${prefix} cuts them all off, keeping ` +
+      "a copy"
+  return `${error.directory} is damaged at ${place(error.segment, error.offset)}: ${error.reason}` +
+    `${found(error.found)}, ${error.bytes} bytes to the end of the file; ${behind}`
+}
+
+/** What is wrong, and what can be done about it beside a backup. @internal */
+export const describeSegment = (error: CorruptSegment, orElse: string): string => {
+  const advice = error.reason === "UnknownVersion"
+    ? "a newer program may have written it; open it with that one"
+    : `restore the segment from a backup, or see docs/recovery.md for what can be saved; ${orElse}`
+  return `${error.directory} is corrupt at ${place(error.segment, error.offset)}: ${error.reason}` +
+    `${found(error.found)}; ${advice}`
 }
 
 /**

@@ -5,6 +5,7 @@ import { TestClock } from "effect/testing"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import * as Disk from "../src/Disk.ts"
+import type * as Errors from "../src/Errors.ts"
 import * as Log from "../src/Log.ts"
 import * as Reader from "../src/Reader.ts"
 import { startNode } from "./support/child.ts"
@@ -236,6 +237,37 @@ describe("of a reader beside a writer", () => {
         yield* Fiber.interrupt(following)
       }))
   }
+
+  it.live("ends when the reader is closed; then every call of it fails typed with EBADF", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const log = yield* Log.make({ directory })
+      const ref = yield* log.append("one")
+      const scope = yield* Scope.make()
+      const reader = yield* Scope.provide(Reader.make({ directory }), scope)
+      const seen = yield* Queue.unbounded<number>()
+      const following = yield* Effect.forkChild(
+        Stream.runForEach(reader.follow({ txid: 1 }, fast), ({ txid }) => Queue.offer(seen, txid)),
+        { startImmediately: true }
+      )
+      assert.strictEqual(yield* Queue.take(seen), 1)
+      yield* Scope.close(scope, Exit.void)
+      yield* Effect.timeout(Fiber.join(following), "10 seconds")
+      const late: ReadonlyArray<
+        Effect.Effect<unknown, Errors.IoError | Errors.CorruptTail | Errors.CorruptSegment | Errors.InvalidPosition>
+      > = [
+        Stream.runDrain(reader.stream),
+        Stream.runDrain(reader.streamFrom({ txid: 1 })),
+        Stream.runDrain(reader.follow({ txid: 1 }, fast)),
+        Stream.runDrain(reader.follow({ segment: 1, offset: 0 }, fast)),
+        reader.read(ref),
+        reader.segments,
+        reader.inspect()
+      ]
+      for (const [at, call] of late.entries()) {
+        assert.deepInclude(yield* Effect.flip(call), { _tag: "IoError", code: "EBADF" }, `${at}`)
+      }
+    }))
 
   it.live("sees what another process writes, while it does", () =>
     Effect.gen(function*() {

@@ -13,7 +13,15 @@ import * as Cause from "effect/Cause"
 import * as CliError from "effect/cli/CliError"
 import * as Data from "effect/Data"
 import * as Effect from "effect/Effect"
-import type { CorruptSegment, CorruptTail, IoError, LockHeld } from "../Errors.ts"
+import {
+  type CorruptSegment,
+  type CorruptTail,
+  cutsFromThere,
+  describeSegment,
+  describeTail,
+  type IoError,
+  type LockHeld
+} from "../Errors.ts"
 import { listSegments, type RecoveryReport } from "../Recovery.ts"
 
 /** Ends a command with this code, and says why unless `detail` is `undefined`. */
@@ -95,7 +103,7 @@ export const verdict = (
 const isTagged = (error: unknown): error is Error & { readonly _tag: string } =>
   error instanceof Error && "_tag" in error && typeof error._tag === "string"
 
-// The library's messages name its own options; here some need other words.
+// The library's own messages name its options.
 const describe = (error: Error & { readonly _tag: string }, isClosed: boolean): string => {
   if (isLockHeld(error)) {
     const holder = error.pid === undefined ? "" : ` (its .lock names process ${error.pid})`
@@ -103,10 +111,13 @@ const describe = (error: Error & { readonly _tag: string }, isClosed: boolean): 
   }
   if (isCorruption(error)) {
     const repair = `\`datawal repair ${quoted(error.directory)} --policy prefix\``
-    return error._tag === "CorruptSegment" && isClosed
-      ? error.message.replace(/of the last segment, .*/, "it is a closed one, which no policy cuts")
-      : error.message.replace("copy the store, then the policy prefix", `copy the store, then ${repair}`)
-        .replace("the policy prefix", repair)
+    if (error._tag === "CorruptTail") return describeTail(error, repair)
+    return describeSegment(
+      error,
+      isClosed
+        ? "it is a closed one, which no policy cuts"
+        : `of the last segment, and on a copy of the store, ${repair} ${cutsFromThere}`
+    )
   }
   return error.message
 }

@@ -7,6 +7,7 @@ import type { CorruptSegment, CorruptTail, InvalidOptions, InvalidPosition, IoEr
 import type * as Frame from "../Frame.ts"
 import type { Options, ReaderService } from "../Reader.ts"
 import * as Recovery from "../Recovery.ts"
+import { closedError } from "./closed.ts"
 import { type Damage, isDamage } from "./damage.ts"
 import { type Frames, recordsOf } from "./frames.ts"
 import { readerOptionsError } from "./options.ts"
@@ -36,11 +37,18 @@ export const openReader = Effect.fnUntraced(function*(
   // From here on it is this directory, wherever the process goes and links lead.
   const directory = yield* disk.realPath(options.directory)
   const files = new SegmentFiles(disk, directory, cacheSize)
-  yield* Effect.addFinalizer(() => files.closeAll)
+  let isClosed = false
+  yield* Effect.addFinalizer(() => {
+    isClosed = true
+    return files.closeAll
+  })
   const onDisk = Effect.provideService(Disk.Disk, disk)
-  const bounds = Effect.map(Recovery.listGrowingSegments(directory), (segments) => ({ segments, chunkSize })).pipe(
-    onDisk
+  const ids = onDisk(
+    Effect.suspend(() =>
+      isClosed ? Effect.fail(closedError("read", directory)) : Recovery.listGrowingSegments(directory)
+    )
   )
+  const bounds = Effect.map(ids, (segments) => ({ segments, chunkSize }))
   const stream = <E extends IoError | InvalidPosition>(
     frames: (bounds: Bounds) => Stream.Stream<Frame.LogRecord, E | Damage>
   ) => Stream.unwrap(Effect.map(bounds, frames)).pipe(endTorn(directory), Stream.provideService(Disk.Disk, disk))
@@ -48,29 +56,26 @@ export const openReader = Effect.fnUntraced(function*(
   const watched = {
     read: streamFrom,
     locate: (txid: number) => onDisk(Effect.flatMap(bounds, ({ segments }) => locate(directory, segments, txid))),
-    version: onDisk(Effect.flatMap(Recovery.listGrowingSegments(directory), (ids) => {
+    version: Effect.flatMap(ids, (ids) => {
       const last = ids.at(-1)
       return last === undefined
         ? Effect.succeed("")
         : Effect.map(disk.identity(Recovery.segmentPath(directory, last)), (identity) => `${last} ${identity}`)
-    }))
+    }),
+    isClosed: () => isClosed
   }
   const reader: ReaderService = {
     directory,
     stream: stream<IoError>((bounds) => Recovery.frames(directory, bounds)),
     streamFrom,
-    follow: (from, options) => tailOfReader(watched, from, options?.every),
+    follow: (from, options) => Stream.unwrap(Effect.map(ids, () => tailOfReader(watched, from, options?.every))),
     read: (ref) => readRef(disk, directory, files, ref, chunkSize),
     segments: onDisk(
-      Effect.flatMap(
-        Recovery.listGrowingSegments(directory),
-        (ids) =>
-          Effect.forEach(
-            ids,
-            (id) =>
-              Effect.map(Recovery.segmentSize(directory, id), (bytes) => ({ id, bytes, active: id === ids.at(-1) }))
-          )
-      )
+      Effect.flatMap(ids, (ids) =>
+        Effect.forEach(
+          ids,
+          (id) => Effect.map(Recovery.segmentSize(directory, id), (bytes) => ({ id, bytes, active: id === ids.at(-1) }))
+        ))
     ),
     inspect: (each) =>
       onDisk(

@@ -64,11 +64,16 @@ export interface Watched<E> {
   readonly locate: (txid: number) => Effect.Effect<Position, E>
   /** Something that is another after every change of the segments. */
   readonly version: Effect.Effect<string, E>
+  /** Whether nothing is looked for any more. */
+  readonly isClosed: () => boolean
 }
 
-/** The records from a place on, looked for again each time some time has gone by, if the segments have changed. */
+/**
+ * The records from a place on, looked for again each time some time has gone by, if the segments have changed, until
+ * whoever looks is closed.
+ */
 export const tailOfReader = <E>(
-  { locate, read, version }: Watched<E>,
+  { isClosed, locate, read, version }: Watched<E>,
   from: From,
   every: Duration.Input = "100 millis"
 ): Stream.Stream<LogRecord, E> =>
@@ -83,6 +88,7 @@ export const tailOfReader = <E>(
       })
     )
     const round = Stream.unwrap(Effect.gen(function*() {
+      if (isClosed()) return Stream.empty
       const now = yield* Clock.currentTimeMillis
       const found = yield* version
       if (found === seen.version && seen.isSettled) return Stream.empty
@@ -90,7 +96,8 @@ export const tailOfReader = <E>(
       seen = { version: found, since, isSettled: now - since > settled_ms }
       return records
     }))
-    return startAt(from, Stream.repeat(round, Schedule.spaced(Duration.fromInputUnsafe(every))))
+    const looks = Schedule.while(Schedule.spaced(Duration.fromInputUnsafe(every)), () => !isClosed())
+    return startAt(from, Stream.repeat(round, looks))
   }))
 
 // A txid that is still to come is not found by the first rounds.
