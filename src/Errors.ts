@@ -150,8 +150,8 @@ export const cutsFromThere = "cuts everything from there on, keeping a copy"
 export const describeTail = (error: CorruptTail, prefix: string): string => {
   const behind = error.laterFrames === 0
     ? "the policy strict refuses a torn tail; the policy repair cuts it and keeps a copy"
-    : `${error.laterFrames} valid record(s) stand behind it; copy the store, then ${prefix} cuts them all off, keeping ` +
-      "a copy"
+    : `${error.laterFrames} valid record(s) stand behind it; copy the store, then ${prefix} cuts them all off, ` +
+      "keeping a copy"
   return `${error.directory} is damaged at ${place(error.segment, error.offset)}: ${error.reason}` +
     `${found(error.found)}, ${error.bytes} bytes to the end of the file; ${behind}`
 }

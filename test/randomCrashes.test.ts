@@ -16,7 +16,7 @@ afterAll(() => {
   process.stdout.write(`\nMet by the random crash tests:\n${total.toString()}\n`)
 })
 
-const lives = 1_200
+const lives = 800
 const batch = 200
 const patience_ms = 300_000
 

@@ -15,8 +15,8 @@
  * They are found through a table of sets, eight slots each, which is one line of the processor's cache: a slot is a
  * place in the chunks and a hash. What finds no slot in its set takes one of another's.
  *
- * Sixteen chunks are made at a time, but for the first, which stands alone, beside a small table, until it is full: most
- * stores are small, and memory that is asked for calls the collector, used or not.
+ * Sixteen chunks are made at a time, but for the first, which stands alone, beside a small table, until it is full:
+ * most stores are small, and memory that is asked for calls the collector, used or not.
  *
  * When all chunks are full, the hand moves on to the next, keeps what was used since the hand last came by, up to half
  * of the chunk, and forgets the rest: the clock of F. J. Corbató (A paging experiment with the Multics system, 1969),

@@ -15,9 +15,10 @@ export class Import {
   readonly #parts: KvParts
   readonly #onProgress: ((records: number) => void) | undefined
   readonly #lines = new Lines(line_bytes_max)
-  /** Lines that are to be decoded together, and one by itself. */
+  /** Lines that are to be decoded together. */
   readonly #batch = new LineBatch()
-  readonly #single = new LineBatch()
+  /** One by itself; most imports need it for none. */
+  #single: LineBatch | undefined
   /** What is decoded and not handed over yet. */
   readonly #frames = new PutBuffer()
   #mayWrite = true
@@ -87,10 +88,9 @@ export class Import {
 
   /** A line that is as an export writes it, unless its Base64 is not. */
   #addAlone(line: Line): Effect.Effect<void, InvalidLine | WriteError> {
-    this.#single.clear()
-    return this.#single.add(line) && this.#single.decode()
-      ? this.#addPair(line, this.#single.pair(0))
-      : this.#addParsed(line)
+    const single = this.#single ??= new LineBatch()
+    single.clear()
+    return single.add(line) && single.decode() ? this.#addPair(line, single.pair(0)) : this.#addParsed(line)
   }
 
   #addParsed(line: Line): Effect.Effect<void, InvalidLine | WriteError> {
