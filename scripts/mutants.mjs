@@ -53,7 +53,9 @@ if (unknown.length > 0) {
 /** A copy of the project, with links to its dependencies: what Vitest keeps beside them is kept in the copy. */
 const makeCopy = (number) => {
   const copy = join(work, String(number))
-  for (const name of ["src", "test", "package.json", "tsconfig.base.json", "tsconfig.json", "vitest.config.ts"]) {
+  for (
+    const name of ["src", "scripts", "test", "package.json", "tsconfig.base.json", "tsconfig.json", "vitest.config.ts"]
+  ) {
     cpSync(number === 1 ? join(root, name) : join(work, "1", name), join(copy, name), { recursive: true })
   }
   const modules = join(copy, "node_modules")

@@ -732,6 +732,24 @@ const sharing = [
     caughtBy: "tells places apart that have one hash"
   },
   {
+    name: "checksum-of-the-last-block-only",
+    claim: "A checksum is of all bytes, however many.",
+    file: "src/internal/crc32c.ts",
+    find: "state = update(next - at, state)",
+    replace: "state = update(next - at, ~seed)",
+    test: "test/crc32c.test.ts",
+    caughtBy: "agrees with the definition at every length around the blocks that long inputs are taken in"
+  },
+  {
+    name: "closed-reader-goes-on",
+    claim: "A reader whose scope has closed reads nothing.",
+    file: "src/internal/openReader.ts",
+    find: "    isClosed = true\n",
+    replace: "",
+    test: "test/tail.test.ts",
+    caughtBy: "ends when the reader is closed; then every call of it fails typed with EBADF"
+  },
+  {
     name: "cache-outlives-its-store",
     claim: "Nothing is given out once the scope has closed.",
     file: "src/internal/segmentFiles.ts",
