@@ -738,7 +738,7 @@ const sharing = [
     find: "state = update(next - at, state)",
     replace: "state = update(next - at, ~seed)",
     test: "test/crc32c.test.ts",
-    caughtBy: "agrees with the definition at every length around the blocks that long inputs are taken in"
+    caughtBy: "assembled| agrees with the definition at every length around the blocks that long inputs are taken in"
   },
   {
     name: "closed-reader-goes-on",
