@@ -215,8 +215,9 @@ export interface ReaderOptions extends Reader.Options, Cache {}
 export interface Cache {
   /**
    * Bytes of memory for the frames of up to 4 KiB that were read last, so that a value which is asked for again takes
-   * no call of the system; it is checked again like what comes from a file. 32 MiB by default, taken as values are
-   * read, and given back when the scope closes. 0 for none, else 128 KiB to 4 GiB.
+   * no call of the system; it is checked again like what comes from a file, but damage to the file since then does not
+   * show. 32 MiB by default, for each store, taken as values are read, and given back when the scope closes. 0 for
+   * none, else 128 KiB to 4 GiB.
    */
   readonly cacheSize?: number | undefined
 }
@@ -335,7 +336,8 @@ export const makeWithLog: (
 ) => Effect.Effect<{ readonly kv: KvService; readonly log: Log.LogService }, OpenError, Scope.Scope> = openKv
 
 /**
- * Opens a store over a log that the application provides. What is appended to that log directly shows in it too.
+ * Opens a store over a log that the application provides. What is appended to that log directly shows in it too. Its
+ * cache is the usual one, of 32 MiB at most: see `Cache`.
  *
  * @category constructors
  * @since 0.1.0

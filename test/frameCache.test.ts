@@ -4,6 +4,7 @@ import { Arbitrary, Effect, Exit, Schema, Scope } from "effect"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import { cache_bytes_default, cache_bytes_max, cache_bytes_min, FrameCache } from "../src/internal/frameCache.ts"
+import { open_max } from "../src/internal/segmentFiles.ts"
 import * as Kv from "../src/Kv.ts"
 import * as Log from "../src/Log.ts"
 import * as Reader from "../src/Reader.ts"
@@ -118,6 +119,30 @@ describe("a cache of frames", () => {
     assert.isAbove(used(2), 290)
   })
 
+  it("has a slot for each of the frames of small values that it has room for, whatever its size", () => {
+    for (const bytes of [2 ** 21 - 1, 2 ** 21, 3_000_000]) {
+      const cache = new FrameCache(bytes)
+      const places = Array.from({ length: 20_000 }, (_, at) => ({ segment: 1, offset: at * 60, len: 60 }))
+      for (const place of places) isThere(cache, place)
+      const there = places.filter((place) => isThere(cache, place)).length
+      assert.isAbove(there, 0.95 * places.length, `${bytes}`)
+    }
+  })
+
+  it("goes on with what it has when there is no more memory, or without any", () => {
+    for (const granted of [0, 1, 2, 3, 4, 5]) {
+      let left = granted
+      const cache = new FrameCache(8_388_608, (words) => {
+        if (left-- <= 0) throw new RangeError("Array buffer allocation failed")
+        return new Int32Array(words)
+      })
+      const places = Array.from({ length: 20_000 }, (_, at) => ({ segment: 1, offset: at * 144, len: 144 }))
+      for (const place of places) isThere(cache, place)
+      for (let time = 0; time < 20; time++) isThere(cache, places[0]!)
+      assert.strictEqual(isThere(cache, places[0]!), granted >= 2, `${granted}`)
+    }
+  })
+
   it("takes no memory before the first frame, little for a few, and never more than it may", () => {
     for (const bytes of [cache_bytes_min, 1_000_000, cache_bytes_default]) {
       const held = () => process.memoryUsage().arrayBuffers
@@ -126,7 +151,9 @@ describe("a cache of frames", () => {
       const cache = new FrameCache(bytes)
       assert.isBelow(held() - before, 1_024)
       for (let at = 0; at < 10; at++) cache.keep(1, at * 4_096, 4_096, room, view, 0)
-      assert.isBelow(held() - before, 81_920)
+      assert.isBelow(held() - before, 90_000)
+      for (let at = 0; at < 100; at++) cache.keep(1, at * 4_096, 4_096, room, view, 0)
+      assert.isBelow(held() - before, 1_500_000)
       for (let at = 0; at < 20_000; at++) cache.keep(1, at * 4_096, 4_096, room, view, 0)
       assert.isAtMost(held() - before, bytes + 65_536)
     }
@@ -187,6 +214,24 @@ describe("a store's cache", () => {
         yield* valueOf(store, "a")
         assert.deepStrictEqual(yield* readsOf(disk, valueOf(store, "a")), { value: "1", reads: 1 })
       }
+    }).pipe(over(disk))
+  })
+
+  it.effect("of more segments than are kept open, all values are read from memory in the end", () => {
+    const disk = new FaultyDisk()
+    const names = Array.from({ length: 4 * open_max }, (_, at) => `key ${at}`)
+    return Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const kv = yield* Kv.make({ directory, segmentSize: 1 })
+      for (const name of names) yield* kv.put(name, name)
+      const all = Effect.forEach(names, (name) => valueOf(kv, name))
+      yield* all
+      assert.deepStrictEqual(yield* readsOf(disk, all), { value: names, reads: 0 })
+      const reader = yield* Kv.makeReader({ directory })
+      const together = Effect.forEach(names, (name) => valueOf(reader, name), { concurrency: "unbounded" })
+      yield* together
+      assert.deepStrictEqual(yield* readsOf(disk, together), { value: names, reads: 0 })
+      assert.isAtMost(disk.peakDescriptors, 3 * open_max + 2)
     }).pipe(over(disk))
   })
 

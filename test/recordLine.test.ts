@@ -135,6 +135,24 @@ describe("a batch of lines", () => {
     assert.isFalse(batch.add(lineOf(`{"key_b64":"","value_b64":""}`)))
   })
 
+  it("keeps the memory that lines of hundreds of KiB have taken, and lets go of that of longer ones", () => {
+    const lineFor = (bytes: number) =>
+      lineOf(`{"key_b64":"","value_b64":"${Buffer.alloc(bytes, 7).toString("base64")}"}`)
+    const batch = new LineBatch()
+    const memoryFor = (bytes: number): ArrayBufferLike => {
+      batch.clear()
+      assert.isTrue(batch.add(lineFor(bytes)))
+      assert.isTrue(batch.decode())
+      return batch.pair(0)[1].buffer
+    }
+    const first = memoryFor(300_000)
+    assert.strictEqual(memoryFor(60_000), first)
+    assert.strictEqual(memoryFor(300_000), first)
+    const long = memoryFor(3_000_000)
+    assert.isBelow(memoryFor(60_000).byteLength, 100_000)
+    assert.notStrictEqual(memoryFor(3_000_000), long)
+  })
+
   it("ends where it is full; a first line finds room, however long it is", () => {
     const value = Buffer.alloc(100_000, 7)
     const long = lineOf(`{"key_b64":"","value_b64":"${value.toString("base64")}"}`)

@@ -269,6 +269,29 @@ describe("of a reader beside a writer", () => {
       }
     }))
 
+  for (const kind of ["list", "identity", "openRead", "size"] as const) {
+    it.live(`ends when the reader is closed in the middle of a look: ${kind}`, () =>
+      Effect.gen(function*() {
+        const directory = yield* temporaryDirectory
+        const log = yield* Log.make({ directory })
+        yield* log.append("one")
+        const disk = new FaultyDisk()
+        const scope = yield* Scope.make()
+        const reader = yield* over(disk)(Scope.provide(Reader.make({ directory }), scope))
+        const seen = yield* Queue.unbounded<number>()
+        const following = yield* Effect.forkChild(
+          Stream.runForEach(reader.follow({ segment: 1, offset: 0 }, fast), ({ txid }) => Queue.offer(seen, txid)),
+          { startImmediately: true }
+        )
+        assert.strictEqual(yield* Queue.take(seen), 1)
+        const held = disk.holdNext(kind)
+        yield* held.reached
+        yield* Scope.close(scope, Exit.void)
+        yield* held.release
+        yield* Effect.timeout(Fiber.join(following), "10 seconds")
+      }))
+  }
+
   it.live("sees what another process writes, while it does", () =>
     Effect.gen(function*() {
       const root = yield* temporaryDirectory

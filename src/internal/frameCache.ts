@@ -15,15 +15,16 @@
  * They are found through a table of sets, eight slots each, which is one line of the processor's cache: a slot is a
  * place in the chunks and a hash. What finds no slot in its set takes one of another's.
  *
- * Sixteen chunks are made at a time, but for the first, which stands alone, beside a small table, until it is full:
- * most stores are small, and memory that is asked for calls the collector, used or not.
+ * Sixteen chunks are made at a time, but for the first, which stands alone until it is full; the table has its whole
+ * size when the second sixteen are made. Most stores are small, and memory that is asked for calls the collector, used
+ * or not. Where there is no more, the cache goes on with what it has.
  *
  * When all chunks are full, the hand moves on to the next, keeps what was used since the hand last came by, up to half
  * of the chunk, and forgets the rest: the clock of F. J. Corbató (A paging experiment with the Multics system, 1969),
  * by the chunk. From then on only one of eight frames is kept: where more is asked for than finds room, keeping costs
  * more than it wins, and what is asked for often gets in all the same.
  *
- * Invariant: a slot names a frame that is there. So a frame goes together with its slot.
+ * Invariants: a slot names a frame that is there, so a frame goes together with its slot; a place has one length.
  *
  * Indexed reads are `as number` or `as` an array: slots are masked by the table's length, and a slot's place was in
  * range when it was written.
@@ -47,10 +48,10 @@ const len_mask = used_bit - 1
 
 /** Slots of a set, in words. */
 const set_words = 16
-/** Of the cache for each slot: a frame takes more. */
+/** Of the cache for each slot, at most: smaller frames, of a few bytes of key and value, may find none. */
 const bytes_per_slot = 64
-/** Of the table beside one chunk. */
-const slot_words_min = 2 * 4 * chunk_words / bytes_per_slot
+/** As many slots as that for twice so many chunks, in words. */
+const slotWords = (chunks: number): number => 2 * 2 * 4 * chunk_words * chunks / bytes_per_slot
 /** One of so many frames is kept once all chunks have been full. */
 const admitted_of = 8
 
@@ -72,15 +73,11 @@ interface Block {
   readonly view: DataView
 }
 
-const makeBlock = (chunks: number): Block => {
-  const words = new Int32Array(chunks * chunk_words)
-  return { words, bytes: new Uint8Array(words.buffer), view: new DataView(words.buffer) }
-}
-
 export class FrameCache {
-  readonly #chunks_max: number
+  readonly #allocate: (words: number) => Int32Array
   readonly #slot_words_max: number
-  #slots = nothing
+  #chunks_max: number
+  #slots: Int32Array = nothing
   #setMask = 0
   readonly #blocks: Array<Block> = []
   /** By chunk: where its frames end, in words of its own. */
@@ -90,9 +87,10 @@ export class FrameCache {
   #hasBeenFull = false
   #passed = 0
 
-  /** Takes at most so many bytes, from `cache_bytes_min` on. */
-  constructor(bytes: number) {
-    this.#slot_words_max = 2 * 2 ** Math.floor(Math.log2(bytes / bytes_per_slot))
+  /** Takes at most so many bytes, from `cache_bytes_min` on. `allocate` throws a `RangeError` where there are none. */
+  constructor(bytes: number, allocate = (words: number): Int32Array => new Int32Array(words)) {
+    this.#allocate = allocate
+    this.#slot_words_max = 2 * 2 ** Math.ceil(Math.log2(bytes / bytes_per_slot))
     this.#chunks_max = Math.floor((bytes - 4 * this.#slot_words_max) / (4 * chunk_words))
   }
 
@@ -116,7 +114,9 @@ export class FrameCache {
     if (this.#hasBeenFull && ++this.#passed < admitted_of) return
     this.#passed = 0
     const size = header_words + ((len + 3) >>> 2)
-    const word = this.#roomFor(size) + header_words
+    const room = this.#roomFor(size)
+    if (room < 0) return
+    const word = room + header_words
     const start = word & block_mask
     const { bytes, view, words } = this.#blocks[word >>> block_bits] as Block
     const high = highHalf(offset)
@@ -155,44 +155,54 @@ export class FrameCache {
     this.#slots[slot + 1] = hash
   }
 
-  /** Takes room for so many words. */
+  /** Takes room for so many words; -1 where there is no memory at all. */
   #roomFor(size: number): number {
-    if (this.#ends.length === 0) this.#add()
-    if ((this.#ends[this.#hand] as number) + size > chunk_words) {
-      if (this.#ends.length < this.#chunks_max) this.#add()
-      else {
-        this.#hand = (this.#hand + 1) % this.#chunks_max
-        this.#hasBeenFull = true
-        this.#empty(this.#hand)
-      }
+    if (this.#ends.length === 0 && !this.#grow()) return -1
+    if ((this.#ends[this.#hand] as number) + size > chunk_words && !this.#grow()) {
+      this.#hand = (this.#hand + 1) % this.#chunks_max
+      this.#hasBeenFull = true
+      this.#empty(this.#hand)
     }
     const end = this.#ends[this.#hand] as number
     this.#ends[this.#hand] = end + size
     return this.#hand * chunk_words + end
   }
 
-  /** Takes another chunk into use. */
-  #add(): void {
-    const chunk = this.#ends.push(0) - 1
+  /** Takes another chunk into use, if there may be one and there is memory for it. */
+  #grow(): boolean {
+    const chunk = this.#ends.length
+    if (chunk === this.#chunks_max) return false
+    try {
+      if (chunk < 2 || chunk % block_chunks === 0) this.#addBlock(chunk)
+    } catch (cause) {
+      if (!(cause instanceof RangeError)) throw cause
+      this.#chunks_max = chunk
+      return false
+    }
+    this.#ends.push(0)
     this.#hand = chunk
-    if (chunk === 0) {
-      this.#blocks[0] = makeBlock(1)
-      this.#setTable(Math.min(slot_words_min, this.#slot_words_max))
-    } else if (chunk === 1) {
-      const [first] = this.#blocks
-      this.#blocks[0] = makeBlock(Math.min(block_chunks, this.#chunks_max))
-      if (first !== undefined) this.#blocks[0].words.set(first.words)
-      this.#setTable(this.#slot_words_max)
-    } else if (chunk % block_chunks === 0) {
-      this.#blocks.push(makeBlock(Math.min(block_chunks, this.#chunks_max - chunk)))
+    return true
+  }
+
+  /** Makes the block that begins with a chunk; the second one needs another for the first. */
+  #addBlock(chunk: number): void {
+    const chunks = chunk === 0 ? 1 : Math.min(block_chunks, this.#chunks_max - chunk + chunk % block_chunks)
+    const words = this.#allocate(chunks * chunk_words)
+    const [first] = this.#blocks
+    if (chunk === 1 && first !== undefined) words.set(first.words)
+    if (chunk <= block_chunks) this.#setTable(chunk < block_chunks ? slotWords(chunks) : this.#slot_words_max)
+    this.#blocks[chunk >>> (block_bits - chunk_bits)] = {
+      words,
+      bytes: new Uint8Array(words.buffer),
+      view: new DataView(words.buffer)
     }
   }
 
   /** A table of so many words, with what was in the one before. */
   #setTable(words: number): void {
     const before = this.#slots
-    this.#slots = new Int32Array(words)
-    this.#setMask = words - set_words
+    this.#slots = this.#allocate(Math.min(words, this.#slot_words_max))
+    this.#setMask = this.#slots.length - set_words
     for (let slot = 0; slot < before.length; slot += 2) {
       const word = before[slot] as number
       if (word !== 0) this.#name(word, before[slot + 1] as number)

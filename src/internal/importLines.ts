@@ -6,7 +6,7 @@
  * does not know it skips, so that fewer bytes come out; the two characters of the other alphabet are looked for; and
  * bits that are left over before the padding stand in the bytes that the padding gave, which are zeros otherwise.
  *
- * Memory: a text of 64 KiB, or one longer line, and its bytes.
+ * Memory: a text of 64 KiB, or of one longer line, in bytes and as a string, and what it stands for.
  */
 import { copyBytes } from "./bytes.ts"
 import type { Line } from "./lines.ts"
@@ -32,6 +32,9 @@ const filledLength = (bytes: number): number => Math.ceil(bytes / 3) * 3
 
 const room = (bytes: number): Viewed => viewed(Buffer.allocUnsafeSlow(bytes))
 
+/** Memory of a longer text is not kept for the next. */
+const kept_text_bytes_max = 1_048_576
+
 const standsAt = (bytes: Uint8Array, at: number, what: Uint8Array): boolean => {
   for (let index = 0; index < what.length; index++) if (bytes[at + index] !== what[index]) return false
   return true
@@ -47,8 +50,8 @@ const nothing = viewed(Buffer.alloc(0))
 /** Lines that lie in one buffer. */
 export class LineBatch {
   #lines = nothing
-  #text = room(text_bytes)
-  #decoded = room(decodedLength(text_bytes))
+  #text = nothing
+  #decoded = nothing
   #count = 0
   #length = 0
   /** By line: where it stands, its number, the lengths of key and value, and where the key stands among the decoded. */
@@ -80,9 +83,10 @@ export class LineBatch {
     const characters = keyEnd - keyStart + valueEnd - valueStart
     if ((keyEnd - keyStart) % 4 !== 0 || (valueEnd - valueStart) % 4 !== 0) return false
     if (this.#length + characters > this.#text.bytes.length) {
-      if (!isFirst) return false
-      this.#text = room(characters)
-      this.#decoded = room(decodedLength(characters))
+      if (this.#length > 0) return false
+      const length = Math.max(text_bytes, characters)
+      this.#text = room(length)
+      this.#decoded = room(decodedLength(length))
     }
     if (bytes !== this.#lines.bytes) this.#lines = viewed(bytes)
     const index = this.#count++
@@ -156,8 +160,6 @@ export class LineBatch {
     this.#lines = nothing
     this.#count = 0
     this.#length = 0
-    if (this.#text.bytes.length === text_bytes) return
-    this.#text = room(text_bytes)
-    this.#decoded = room(decodedLength(text_bytes))
+    if (this.#text.bytes.length > kept_text_bytes_max) this.#text = this.#decoded = nothing
   }
 }

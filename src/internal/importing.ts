@@ -80,8 +80,12 @@ export class Import {
     const batch = this.#batch
     const areSound = batch.decode()
     for (let index = 0; index < batch.count; index++) {
-      if (!areSound) yield* this.#addAlone(batch.line(index))
-      else if (!batch.putInto(this.#frames, index)) yield* this.#addPair(batch.line(index), batch.pair(index))
+      if (areSound) {
+        if (!batch.putInto(this.#frames, index)) yield* this.#addPair(batch.line(index), batch.pair(index))
+      } else {
+        const line = batch.line(index)
+        yield* batch.count === 1 ? this.#addParsed(line) : this.#addAlone(line)
+      }
     }
     batch.clear()
   }).bind(this)
@@ -90,7 +94,8 @@ export class Import {
   #addAlone(line: Line): Effect.Effect<void, InvalidLine | WriteError> {
     const single = this.#single ??= new LineBatch()
     single.clear()
-    return single.add(line) && single.decode() ? this.#addPair(line, single.pair(0)) : this.#addParsed(line)
+    if (!single.add(line) || !single.decode()) return this.#addParsed(line)
+    return single.putInto(this.#frames, 0) ? Effect.void : this.#addPair(line, single.pair(0))
   }
 
   #addParsed(line: Line): Effect.Effect<void, InvalidLine | WriteError> {

@@ -19,7 +19,7 @@ import { registerKv, registerRead } from "./kvParts.ts"
 import { type LogParts, logParts } from "./logParts.ts"
 import { openLog } from "./openLog.ts"
 import { openReader } from "./openReader.ts"
-import { kvOptionsError, kvReaderOptionsError } from "./options.ts"
+import { cacheSizeError, kvOptionsError } from "./options.ts"
 import { entriesIn, framesOf, located, Projection, projectionOf, type Source, valueOf, valuesOf } from "./projection.ts"
 import type { Resume } from "./repair.ts"
 
@@ -202,7 +202,7 @@ export const openKvReader = (
 ): Effect.Effect<KvRead, IoError | CorruptTail | CorruptSegment | InvalidOptions, Scope.Scope> =>
   closeOnFailure(Effect.gen(function*() {
     const { cacheSize, ...readerOptions } = options
-    const invalid = kvReaderOptionsError(options)
+    const invalid = cacheSizeError(options)
     if (invalid !== undefined) return yield* invalid
     const { disk, files, fold, reader } = yield* openReader(readerOptions, cacheSize)
     const projection = new Projection()

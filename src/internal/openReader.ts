@@ -68,7 +68,10 @@ export const openReader = Effect.fnUntraced(function*(
     directory,
     stream: stream<IoError>((bounds) => Recovery.frames(directory, bounds)),
     streamFrom,
-    follow: (from, options) => Stream.unwrap(Effect.map(ids, () => tailOfReader(watched, from, options?.every))),
+    follow: (from, options) =>
+      Stream.suspend(() =>
+        isClosed ? Stream.fail(closedError("read", directory)) : tailOfReader(watched, from, options?.every)
+      ),
     read: (ref) => readRef(disk, directory, files, ref, chunkSize),
     segments: onDisk(
       Effect.flatMap(ids, (ids) =>

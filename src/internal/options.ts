@@ -18,7 +18,7 @@ const wholeBytesError = (name: string, value: number | undefined): InvalidOption
 const directoryError = (directory: string): InvalidOptions | undefined =>
   directory === "" ? refuse("directory is empty") : undefined
 
-const cacheSizeError = ({ cacheSize }: Kv.Cache): InvalidOptions | undefined =>
+export const cacheSizeError = ({ cacheSize }: Kv.Cache): InvalidOptions | undefined =>
   cacheSize === undefined || cacheSize === 0 ||
     (Number.isSafeInteger(cacheSize) && cacheSize >= cache_bytes_min && cacheSize <= cache_bytes_max)
     ? undefined
@@ -52,8 +52,6 @@ export const lockOptionsError = (directory: string, wait: Wait | undefined): Inv
     ? undefined
     : refuse("the wait for the lock is a time limit of 0 or above, or a schedule")
 }
-
-export const kvReaderOptionsError = (options: Kv.ReaderOptions): InvalidOptions | undefined => cacheSizeError(options)
 
 export const kvOptionsError = (options: Kv.Options): InvalidOptions | undefined => {
   const { checkpoint } = options

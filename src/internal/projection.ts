@@ -209,8 +209,22 @@ const readOr = (
     ? Effect.succeed(now)
     : now === undefined
     // The caller may use its memory again before that has ended.
-    ? readChecked(source, ownBytes(key), place)
+    ? readLater(source, ownBytes(key), place)
     : Effect.fail(now)
+
+/** In a turn of its own, if this one is over, and with its segment open. What cannot be read then says why. */
+const readLater = (
+  source: Source,
+  key: Uint8Array,
+  place: Place
+): Effect.Effect<Uint8Array<ArrayBuffer>, IoError | CorruptSegment> =>
+  (source.disk.isTurnOver(0) ? Effect.yieldNow : Effect.void).pipe(
+    Effect.andThen(Effect.ignore(source.files.open(place.segment))),
+    Effect.andThen(Effect.suspend(() => {
+      const now = source.files.valueNow(key, place)
+      return now instanceof Uint8Array ? Effect.succeed(now) : readChecked(source, key, place)
+    }))
+  )
 
 const noValue = Effect.succeed(undefined)
 

@@ -144,10 +144,10 @@ export class SegmentFiles implements SegmentReads {
   }
 
   readonly open = (segment: number): Effect.Effect<void, IoError> =>
-    Effect.uninterruptible(Effect.flatMap(this.#pin(segment), (entry) => {
+    this.#turn.withPermit(Effect.uninterruptible(Effect.flatMap(this.#pin(segment), (entry) => {
       entry.pins--
       return this.#evict()
-    }))
+    })))
 
   // However many fibers read at once, no more than this many hold a descriptor beside the cached ones.
   readonly #turn = Semaphore.makeUnsafe(open_max)

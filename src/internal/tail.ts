@@ -76,11 +76,11 @@ export const tailOfReader = <E>(
   { isClosed, locate, read, version }: Watched<E>,
   from: From,
   every: Duration.Input = "100 millis"
-): Stream.Stream<LogRecord, E> =>
-  Stream.unwrap(Effect.gen(function*() {
+): Stream.Stream<LogRecord, E> => {
+  const records = Stream.unwrap(Effect.gen(function*() {
     let at: Position = "segment" in from ? from : yield* locate(from.txid)
     let seen = { version: "", since: 0, isSettled: true }
-    const records = Stream.suspend(() =>
+    const news = Stream.suspend(() =>
       Stream.mapArray(read(at), (records) => {
         const { len, offset, segment } = records[records.length - 1] as LogRecord
         at = { segment, offset: offset + len }
@@ -94,11 +94,14 @@ export const tailOfReader = <E>(
       if (found === seen.version && seen.isSettled) return Stream.empty
       const since = found === seen.version ? seen.since : now
       seen = { version: found, since, isSettled: now - since > settled_ms }
-      return records
+      return news
     }))
     const looks = Schedule.while(Schedule.spaced(Duration.fromInputUnsafe(every)), () => !isClosed())
     return startAt(from, Stream.repeat(round, looks))
   }))
+  // A look that was under way when it was closed may have failed for that.
+  return Stream.catchIf(records, isClosed, () => Stream.empty)
+}
 
 // A txid that is still to come is not found by the first rounds.
 const startAt = <E>(from: From, records: Stream.Stream<LogRecord, E>): Stream.Stream<LogRecord, E> =>
