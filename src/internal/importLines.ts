@@ -55,8 +55,8 @@ export class LineBatch {
   #count = 0
   #length = 0
   /** By line: where it stands, its number, the lengths of key and value, and where the key stands among the decoded. */
-  readonly #starts = new Uint32Array(lines_max)
-  readonly #ends = new Uint32Array(lines_max)
+  readonly #starts = new Float64Array(lines_max)
+  readonly #ends = new Float64Array(lines_max)
   readonly #numbers = new Float64Array(lines_max)
   readonly #keys = new Uint32Array(lines_max)
   readonly #values = new Uint32Array(lines_max)
