@@ -1,5 +1,5 @@
 /**
- * Random lives of a store: thousands of them, each of its own seed, all the same in every run of the suite.
+ * Random lives of a store: hundreds of them, each of its own seed, all the same in every run of the suite.
  *
  * `support/life.ts` says what is in a life, `support/torture.ts` what is checked. `npm run torture -- --minutes 60
  * --seed 1000000` goes on with other seeds.
@@ -16,7 +16,7 @@ afterAll(() => {
   process.stdout.write(`\nMet by the random crash tests:\n${total.toString()}\n`)
 })
 
-const lives = 800
+const lives = 600
 const batch = 200
 const patience_ms = 300_000
 
