@@ -16,7 +16,7 @@ import { gather, type Gathered, type KeyValue } from "./gather.ts"
 import { type FrozenKeydir, Keydir, type KeydirSnapshot, type KeyRange } from "./keydir.ts"
 import { keyWords, locate, type Located } from "./keyRecord.ts"
 import { packed_words } from "./packedKeys.ts"
-import type { Place, SegmentReads } from "./segmentFiles.ts"
+import { type Place, pooled_bytes_max, type SegmentReads } from "./segmentFiles.ts"
 
 /** What a projection reads single records through. */
 export interface Source {
@@ -209,7 +209,7 @@ const readOr = (
     ? Effect.succeed(now)
     : now === undefined
     // The caller may use its memory again before that has ended.
-    ? readLater(source, ownBytes(key), place)
+    ? (place.len > pooled_bytes_max ? readChecked : readLater)(source, ownBytes(key), place)
     : Effect.fail(now)
 
 /** In a turn of its own, if this one is over, and with its segment open. What cannot be read then says why. */

@@ -34,7 +34,8 @@ interface Entry {
  * each would cost as much as the read itself. A value that is kept keeps no more than this alive.
  */
 const pool_bytes = 8_192
-const pooled_bytes_max = pool_bytes / 2
+/** Of a longer frame `valueNow` has nothing. */
+export const pooled_bytes_max = pool_bytes / 2
 
 /** Single reads for an index. */
 export interface SegmentReads {

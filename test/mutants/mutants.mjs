@@ -750,6 +750,24 @@ const sharing = [
     caughtBy: "ends when the reader is closed; then every call of it fails typed with EBADF"
   },
   {
+    name: "closing-a-reader-fails-who-looks",
+    claim: "Who follows a reader that is closed in the middle of a look comes to the end.",
+    file: "src/internal/tail.ts",
+    find: "return Stream.catchIf(records, isClosed, () => Stream.empty)",
+    replace: "return records",
+    test: "test/tail.test.ts",
+    caughtBy: "ends when the reader is closed in the middle of a look: |list"
+  },
+  {
+    name: "cache-passes-by-files-that-were-closed",
+    claim: "A value gets into the cache whether its segment was open or not.",
+    file: "src/internal/projection.ts",
+    find: "    Effect.andThen(Effect.ignore(source.files.open(place.segment))),\n",
+    replace: "",
+    test: cache,
+    caughtBy: "of more segments than are kept open, all values are read from memory in the end"
+  },
+  {
     name: "cache-outlives-its-store",
     claim: "Nothing is given out once the scope has closed.",
     file: "src/internal/segmentFiles.ts",
