@@ -59,19 +59,19 @@ const found = (value: number | undefined): string => value === undefined ? "" : 
  * Another writer, in this process or another, holds the directory's lock. Nothing was read or changed.
  *
  * `pid` is what the lock file says and only for people to read: it can be missing for a moment while the holder
- * writes it.
+ * writes it, and in another container the same number is another process. `isOwn` is true when the holder is this very
+ * process, as far as this copy of the library knows.
  *
  * @category errors
  * @since 0.1.0
  */
 export class LockHeld extends Schema.TaggedError<LockHeld>("effect-datawal/LockHeld")("LockHeld", {
   directory: Schema.String,
-  pid: Schema.optional(Schema.Number)
+  pid: Schema.optional(Schema.Number),
+  isOwn: Schema.optional(Schema.Boolean)
 }) {
   override get message(): string {
-    if (this.pid === process.pid) {
-      return `${this.directory} is open in this process (${this.pid}) already; bind its layer to a constant`
-    }
+    if (this.isOwn === true) return `${this.directory} is open in this process already; bind its layer to a constant`
     const holder = this.pid === undefined ? "" : ` (its .lock names process ${this.pid})`
     return `${this.directory} is locked by another writer${holder}; end it, or wait for it with the waitForLock option`
   }

@@ -47,6 +47,8 @@ import type * as Log from "./Log.ts"
  */
 export const Line = RecordLine
 
+const chunk_bytes = 262_144
+
 /**
  * What an export wrote: lines, and bytes of the file.
  *
@@ -100,7 +102,7 @@ export const toLines = (kv: Kv.KvRead): Stream.Stream<string, IoError | CorruptS
  *   yield* kv.put("a", "1")
  *   yield* Export.toFile(kv, "backup/store.jsonl")
  *   const copy = yield* Kv.make({ directory: "copy" })
- *   yield* Export.fromLines(copy, Export.toLines(kv))
+ *   yield* Export.fromFile(copy, "backup/store.jsonl")
  *   return yield* copy.get("a")
  * }))
  *
@@ -220,6 +222,41 @@ export const fromLines = <E, R>(
   options?: { readonly onProgress?: ((records: number) => void) | undefined }
 ): Effect.Effect<Imported, E | InvalidLine | Log.WriteError, R> =>
   Effect.withSpan(readLines(kv, input, options?.onProgress), "Export.fromLines", { captureStackTrace: false })
+
+/**
+ * `fromLines` of a file, such as `toFile` or the Rust program has written. What has no positions, as a pipe, is for
+ * `fromLines`.
+ *
+ * @category importing
+ * @since 0.1.0
+ */
+export const fromFile = (
+  kv: Kv.KvService,
+  path: string,
+  options?: { readonly onProgress?: ((records: number) => void) | undefined }
+): Effect.Effect<Imported, InvalidLine | Log.WriteError> =>
+  Effect.withSpan(readFile(kv, path, options?.onProgress), "Export.fromFile", {
+    attributes: { path },
+    captureStackTrace: false
+  })
+
+const readFile = Effect.fnUntraced(function*(
+  kv: Kv.KvService,
+  path: string,
+  onProgress: ((records: number) => void) | undefined
+): Effect.fn.Return<Imported, InvalidLine | Log.WriteError, Scope.Scope> {
+  const { disk } = yield* kvParts(kv)
+  const file = yield* Disk.openScoped(disk, path, "read")
+  const chunks = Stream.unfold(
+    0,
+    Effect.fnUntraced(function*(at: number): Effect.fn.Return<readonly [Uint8Array, number] | undefined, IoError> {
+      const bytes = new Uint8Array(chunk_bytes)
+      const count = yield* Disk.readFully(file, bytes, 0, bytes.length, at)
+      return count === 0 ? undefined : [bytes.subarray(0, count), at + count]
+    })
+  )
+  return yield* readLines(kv, chunks, onProgress)
+}, Effect.scoped)
 
 const readLines = Effect.fnUntraced(function*<E, R>(
   kv: Kv.KvService,

@@ -80,13 +80,13 @@ export const recordTypes: readonly [RecordType, RecordType, RecordType] = ["Raw"
  * `key` and `payload` are views on the bytes it was read from, made anew at each access: cheap, and valid for as long
  * as you hold them, but a view keeps its whole chunk (a MiB, or what `chunkSize` says) in memory. Copy what you keep
  * (`payload.slice()`). One that `Log.Options.replay` or an observer is given is valid during that call only, and one
- * that `Reader.inspect` gives until the Effect of its batch has ended: their bytes are used again. A spread, a clone or
- * a message to another thread may leave them out: name them.
+ * that `Reader.inspect` gives until the Effect of its batch has ended: their bytes are used again. They are getters, so a
+ * spread, a clone or a message to another thread has neither: name them (`{ ...record, key: record.key }`).
  *
  * @category models
  * @since 0.1.0
  */
-export interface LogRecord {
+export interface LogRecord extends Views {
   /** Id of the segment that holds it. */
   readonly segment: number
   /** Byte offset of its frame in the segment. */
@@ -98,8 +98,12 @@ export interface LogRecord {
   readonly txid: number
   readonly keyLength: number
   readonly payloadLength: number
-  readonly key: Uint8Array
-  readonly payload: Uint8Array
+}
+
+// As getters of a class, so that the type of a spread has them no more than the spread itself.
+declare abstract class Views {
+  get key(): Uint8Array<ArrayBuffer>
+  get payload(): Uint8Array<ArrayBuffer>
 }
 
 class RecordView implements LogRecord {
@@ -110,11 +114,11 @@ class RecordView implements LogRecord {
   readonly txid: number
   readonly keyLength: number
   readonly payloadLength: number
-  readonly #bytes: Uint8Array
+  readonly #bytes: Uint8Array<ArrayBuffer>
   readonly #at: number
 
   constructor(
-    bytes: Uint8Array,
+    bytes: Uint8Array<ArrayBuffer>,
     at: number,
     segment: number,
     offset: number,
@@ -134,12 +138,12 @@ class RecordView implements LogRecord {
     this.#at = at
   }
 
-  get key(): Uint8Array {
+  get key(): Uint8Array<ArrayBuffer> {
     const start = this.#at + header_bytes
     return this.#bytes.subarray(start, start + this.keyLength)
   }
 
-  get payload(): Uint8Array {
+  get payload(): Uint8Array<ArrayBuffer> {
     const start = this.#at + header_bytes + this.keyLength
     return this.#bytes.subarray(start, start + this.payloadLength)
   }
@@ -270,13 +274,13 @@ export const decode = (bytes: Uint8Array, at: number, end: number = bytes.length
   if (length < 0) return damaged(view, at, length)
   if (at + length > end) return { _tag: "Damaged", reason: "Truncated" }
   if (!checksumHolds(bytes, view, at, length)) return { _tag: "Damaged", reason: "CrcMismatch" }
-  const record = recordAt(bytes, view, at, 0, 0)
+  const keyEnd = at + header_bytes + keyLengthAt(view, at)
   return {
     _tag: "Frame",
-    type: record.type,
-    txid: record.txid,
-    key: record.key,
-    payload: record.payload,
+    type: typeAt(view, at),
+    txid: txidAt(view, at),
+    key: bytes.subarray(at + header_bytes, keyEnd),
+    payload: bytes.subarray(keyEnd, at + length - crc_bytes),
     end: at + length
   }
 }
@@ -378,9 +382,13 @@ export const renumber = (bytes: Uint8Array, view: DataView, at: number, length: 
   view.setUint32(end, crc.crc32c(bytes, at, end, 0), true)
 }
 
+// `inspect` has refused every other byte.
+const typeAt = (view: DataView, at: number): RecordType =>
+  recordTypes[view.getUint8(at + fieldOffset.recordType) as 0 | 1 | 2]
+
 /** The record whose inspected frame starts at `at` of a chunk that starts at `base` of its segment. @internal */
 export const recordAt = (
-  bytes: Uint8Array,
+  bytes: Uint8Array<ArrayBuffer>,
   view: DataView,
   at: number,
   segment: number,
@@ -391,8 +399,7 @@ export const recordAt = (
     at,
     segment,
     base + at,
-    // `inspect` has refused every other byte.
-    recordTypes[view.getUint8(at + fieldOffset.recordType) as 0 | 1 | 2],
+    typeAt(view, at),
     txidAt(view, at),
     keyLengthAt(view, at),
     payloadLengthAt(view, at)

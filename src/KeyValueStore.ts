@@ -35,7 +35,13 @@ const attempt = (method: string, key?: string): Attempt =>
     })
   )
 
-const over = (kv: Kv.KvService): KeyValueStore.KeyValueStore => {
+/**
+ * A store as a `KeyValueStore`: for a program that has several, each under a service of its own.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const fromKv = (kv: Kv.KvService): KeyValueStore.KeyValueStore => {
   const clearPrefix = (prefix: string) =>
     attempt("clearPrefix")(Stream.runForEachArray(kv.keys({ prefix }), (keys) => kv.deleteMany(keys)))
   // A key without a value stays without one, as the interface has it.
@@ -70,7 +76,7 @@ const over = (kv: Kv.KvService): KeyValueStore.KeyValueStore => {
  * @category constructors
  * @since 0.1.0
  */
-export const make: Effect.Effect<KeyValueStore.KeyValueStore, never, Kv.Kv> = Effect.map(Kv.Kv, over)
+export const make: Effect.Effect<KeyValueStore.KeyValueStore, never, Kv.Kv> = Effect.map(Kv.Kv, fromKv)
 
 /**
  * A `KeyValueStore` over the `Kv` that the application provides.
@@ -96,10 +102,15 @@ export const make: Effect.Effect<KeyValueStore.KeyValueStore, never, Kv.Kv> = Ef
  * await Effect.runPromise(Effect.provide(program, StoreLive)) // => { name: "Ada" }
  * ```
  *
+ * **Gotchas**
+ *
+ * `modify` of a `toSchemaStore` is Effect's: it gets, and then sets, and what is set in between is lost.
+ * `Kv.modifyEffect` has room for a schema.
+ *
  * @category layers
  * @since 0.1.0
  */
-export const layer: Layer.Layer<KeyValueStore.KeyValueStore, never, Kv.Kv> = Layer.effect(
-  KeyValueStore.KeyValueStore,
-  make
+// Fresh, for it is a view: over the stores of two directories it must not be one.
+export const layer: Layer.Layer<KeyValueStore.KeyValueStore, never, Kv.Kv> = Layer.fresh(
+  Layer.effect(KeyValueStore.KeyValueStore, make)
 )

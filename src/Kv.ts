@@ -257,6 +257,18 @@ export interface KvService extends KvRead {
     f: (current: Uint8Array<ArrayBuffer> | undefined) => readonly [answer: A, value: Bytes | undefined]
   ) => Effect.Effect<A, WriteError | CorruptSegment>
 
+  /**
+   * `modify` with an Effect in the middle. If that fails, or is interrupted, nothing is written, and its failure is
+   * that of the whole. All other writes of this store wait for it, so it must not write here itself: it would wait for
+   * its own end, for ever. It may read here.
+   */
+  readonly modifyEffect: <A, E, R>(
+    key: Bytes,
+    f: (
+      current: Uint8Array<ArrayBuffer> | undefined
+    ) => Effect.Effect<readonly [answer: A, value: Bytes | undefined], E, R>
+  ) => Effect.Effect<A, E | WriteError | CorruptSegment, R>
+
   /** Makes everything written before it durable. */
   readonly sync: Effect.Effect<void, IoError | WriterPoisoned>
 }
@@ -336,15 +348,24 @@ export const makeWithLog: (
 ) => Effect.Effect<{ readonly kv: KvService; readonly log: Log.LogService }, OpenError, Scope.Scope> = openKv
 
 /**
- * Opens a store over a log that the application provides. What is appended to that log directly shows in it too. Its
- * cache is the usual one, of 32 MiB at most: see `Cache`.
+ * Opens a store over a log that is open. What is appended to that log directly shows in it too. Its cache is the usual
+ * one, of 32 MiB at most: see `Cache`.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const fromLog: (log: Log.LogService) => Effect.Effect<KvService, IoError | CorruptSegment, Scope.Scope> =
+  kvOverLog
+
+/**
+ * `fromLog` of the log that the application provides.
  *
  * @category constructors
  * @since 0.1.0
  */
 export const makeLog: Effect.Effect<KvService, IoError | CorruptSegment, Log.Log | Scope.Scope> = Effect.flatMap(
   Log.Log,
-  kvOverLog
+  fromLog
 )
 
 /**
@@ -389,6 +410,10 @@ export const layerConfig = (
 
 /**
  * A store over the `Log` that the application provides.
+ *
+ * **Gotchas**
+ *
+ * It is a constant, so a program builds it once: over two logs, give each store a service of its own, with `fromLog`.
  *
  * @category layers
  * @since 0.1.0

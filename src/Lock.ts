@@ -109,12 +109,12 @@ export const acquire = (
   const wait = options?.wait
   const invalid = lockOptionsError(directory, wait)
   if (invalid !== undefined) return Effect.fail(invalid)
-  const attempt = Effect.map(Effect.acquireRelease(take(directory), release), (held): Lock => {
-    const { directory, file, unsynced } = held
+  const attempt = Effect.map(Effect.acquireRelease(take(directory), release), (lock): Lock => {
+    const { directory, file, unsynced } = lock
     const path = NodePath.join(directory, lockFileName)
     // The number of a descriptor that is closed may be another file's by now.
     const whileHeld = <A>(effect: Effect.Effect<A, IoError>): Effect.Effect<A, IoError> =>
-      Effect.suspend(() => held.isReleased ? Effect.fail(closedError("lock", path)) : effect)
+      Effect.suspend(() => held.has(lock) ? effect : Effect.fail(closedError("lock", path)))
     return {
       directory,
       path,
@@ -157,8 +157,13 @@ const take = Effect.fnUntraced(function*(
   const path = NodePath.join(home, lockFileName)
   for (let attempt = 0; attempt < replaced_attempts_max; attempt++) {
     const file = yield* disk.openLock(path)
-    const found = yield* Effect.onError(settle(directory, file), () => file.close)
-    if (found !== undefined) return { ...found, directory: home, file, isReleased: false }
+    const isOwn = (): boolean => [...held].some((lock) => lock.disk === disk && lock.directory === home)
+    const found = yield* Effect.onError(settle(directory, file, isOwn), () => file.close)
+    if (found !== undefined) {
+      const lock = { ...found, disk, directory: home, file }
+      held.add(lock)
+      return lock
+    }
     yield* file.close
   }
   return yield* new IoError({ operation: "flock", path, code: "ESTALE", cause: undefined })
@@ -169,26 +174,30 @@ interface Found {
 }
 
 interface Held extends Found {
+  readonly disk: Disk.DiskService
   readonly directory: string
   readonly file: Disk.LockFile
-  isReleased: boolean
 }
 
-const release = (held: Held): Effect.Effect<void> =>
+/** The locks of this process. */
+const held = new Set<Held>()
+
+const release = (lock: Held): Effect.Effect<void> =>
   Effect.suspend(() => {
-    held.isReleased = true
-    return held.file.close
+    held.delete(lock)
+    return lock.file.close
   })
 
 // Between our open and our lock somebody may have removed the sentinel, and a third may have made and locked a new one:
 // then what we locked keeps nobody out, and the answer is `undefined`.
 const settle = Effect.fnUntraced(function*(
   directory: string,
-  file: Disk.LockFile
+  file: Disk.LockFile,
+  isOwn: () => boolean
 ): Effect.fn.Return<Found | undefined, LockHeld | LockUnavailable | IoError> {
   if (!(yield* file.tryLock)) {
     const pid = Number.parseInt(yield* file.readText, 10)
-    return yield* new LockHeld({ directory, pid: pid > 0 ? pid : undefined })
+    return yield* new LockHeld({ directory, pid: pid > 0 ? pid : undefined, isOwn: isOwn() })
   }
   if (!(yield* file.isCurrent)) return undefined
   const text = yield* file.readText

@@ -260,7 +260,7 @@ interface SegmentScan {
 }
 
 interface Chunk {
-  readonly bytes: Uint8Array
+  readonly bytes: Uint8Array<ArrayBuffer>
   readonly view: DataView
   readonly base: number
   /** The file ended before the chunk was full. */

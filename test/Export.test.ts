@@ -311,6 +311,27 @@ describe("import", () => {
     { arbitrary: { runs: 40 } }
   )
 
+  it.effect("of a file takes lines of every length, and stores nothing of one that cannot be read", () =>
+    Effect.gen(function*() {
+      const kv = yield* fresh
+      yield* kv.putMany([["a", "1"], ["long", "x".repeat(700_000)], ["empty", ""]])
+      const root = NodePath.dirname(kv.directory)
+      const file = NodePath.join(root, "out.jsonl")
+      yield* Export.toFile(kv, file)
+      const copy = yield* fresh
+      const progress: Array<number> = []
+      const imported = yield* Export.fromFile(copy, file, { onProgress: (records) => progress.push(records) })
+      assert.deepStrictEqual([imported.records_written, progress.at(-1)], [3, 3])
+      assert.deepStrictEqual(yield* content(copy), yield* content(kv))
+      NFS.appendFileSync(file, `${line("b", "2")}no line\n`)
+      assert.deepInclude(yield* Effect.flip(Export.fromFile(copy, file)), { _tag: "InvalidLine", line: 5 })
+      assert.strictEqual(yield* copy.size, 4)
+      for (const [path, code] of [[NodePath.join(root, "none"), "ENOENT"], [root, "EISDIR"]] as const) {
+        assert.deepInclude(yield* Effect.flip(Export.fromFile(copy, path)), { _tag: "IoError", code })
+      }
+      assert.strictEqual((yield* copy.statistics).records, 7)
+    }))
+
   it.effect("does not care where the chunks are cut", () =>
     Effect.gen(function*() {
       const whole = Buffer.from(`${line("a", "1")}\r\n${line("é", "zwei")}\n   \t\n${line("c", "").trimEnd()}`)

@@ -52,6 +52,21 @@ describe("KeyValueStore", () => {
       }
     }))
 
+  it.effect("over the stores of two directories is two stores, in one program too", () =>
+    Effect.gen(function*() {
+      class Jobs extends Context.Service<Jobs, Store.KeyValueStore>()("test/Jobs") {}
+      class Users extends Context.Service<Users, Store.KeyValueStore>()("test/Users") {}
+      const layer = (directory: string) => KeyValueStore.layer.pipe(Layer.provide(Kv.layer({ directory })))
+      const both = Layer.mergeAll(
+        Layer.effect(Jobs, Store.KeyValueStore).pipe(Layer.provide(layer(yield* temporaryDirectory))),
+        Layer.effect(Users, Store.KeyValueStore).pipe(Layer.provide(layer(yield* temporaryDirectory)))
+      )
+      yield* Effect.gen(function*() {
+        yield* (yield* Jobs).set("k", "a job")
+        assert.isUndefined(yield* (yield* Users).get("k"))
+      }).pipe(Effect.provide(both))
+    }))
+
   it.effect("keeps bytes as they are, and values with a schema, in the next opening", () =>
     Effect.gen(function*() {
       const directory = yield* temporaryDirectory

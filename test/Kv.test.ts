@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Config, ConfigProvider, Effect, Exit, Fiber, Layer, Scope, Stream } from "effect"
+import { Config, ConfigProvider, Deferred, Effect, Exit, Fiber, Layer, Schema, Scope, Stream } from "effect"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import * as Disk from "../src/Disk.ts"
@@ -554,6 +554,67 @@ describe("modify", () => {
       const counts = yield* kv.getMany(numbers(5).map(String))
       assert.deepStrictEqual(counts.map(counted), [40, 40, 40, 40, 40])
     }).pipe(Effect.timeout("10 seconds")))
+})
+
+describe("modifyEffect", () => {
+  const Count = Schema.fromJsonString(Schema.Struct({ n: Schema.Number }))
+  const decode = Schema.decodeUnknownEffect(Count)
+  const encode = Schema.encodeEffect(Count)
+
+  /** Counts up, and lets others run in between. */
+  const countUp = (kv: Kv.KvService) =>
+    kv.modifyEffect("count", (current) =>
+      Effect.gen(function*() {
+        const { n } = current === undefined ? { n: 0 } : yield* decode(text(current))
+        yield* Effect.yieldNow
+        return [n, yield* encode({ n: n + 1 })] as const
+      }))
+
+  it.effect("100 fibers that count up through a schema lose nothing, whatever else is put meanwhile", () =>
+    Effect.gen(function*() {
+      const kv = yield* Kv.make({ directory: yield* temporaryDirectory })
+      const counted = yield* Effect.forEach(
+        numbers(100),
+        (at) => Effect.tap(countUp(kv), () => kv.put(`${at}`, "x")),
+        many
+      )
+      assert.deepStrictEqual(counted.sort((a, b) => a - b), [...numbers(100)])
+      assert.strictEqual(text(yield* kv.get("count")), `{"n":100}`)
+    }))
+
+  it.effect("a failure comes out typed, writes nothing, and lets the next one in", () =>
+    Effect.gen(function*() {
+      const kv = yield* Kv.make({ directory: yield* temporaryDirectory })
+      yield* kv.put("count", "not json")
+      const failed = yield* Effect.flip(countUp(kv))
+      assert.strictEqual(failed._tag, "SchemaError")
+      assert.strictEqual(text(yield* kv.get("count")), "not json")
+      assert.strictEqual((yield* kv.statistics).records, 1)
+      assert.strictEqual(
+        yield* kv.modifyEffect("count", () => Effect.succeed(["removed", undefined] as const)),
+        "removed"
+      )
+      assert.strictEqual(yield* countUp(kv), 0)
+    }))
+
+  it.effect("one that is interrupted in the middle writes nothing, and those who wait go on", () =>
+    Effect.gen(function*() {
+      const kv = yield* Kv.make({ directory: yield* temporaryDirectory })
+      const begun = yield* Deferred.make<void>()
+      const waiting = yield* Effect.forkChild(
+        kv.modifyEffect("count", () => Effect.andThen(Deferred.succeed(begun, undefined), Effect.never)),
+        { startImmediately: true }
+      )
+      yield* Deferred.await(begun)
+      const next = yield* Effect.forkChild(countUp(kv), { startImmediately: true })
+      const put = yield* Effect.forkChild(kv.put("other", "x"), { startImmediately: true })
+      assert.isUndefined(put.pollUnsafe())
+      assert.isFalse(yield* kv.has("other"))
+      yield* Fiber.interrupt(waiting)
+      assert.strictEqual(yield* Fiber.join(next), 0)
+      yield* Fiber.join(put)
+      assert.strictEqual((yield* kv.statistics).records, 2)
+    }))
 })
 
 describe("a store over a log that the application provides", () => {

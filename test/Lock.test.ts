@@ -71,8 +71,19 @@ describe("one writer per directory", () => {
       const before = yield* Clock.currentTimeMillis
       const error = yield* assertHeld(directory, process.pid)
       assert.isBelow((yield* Clock.currentTimeMillis) - before, 1_000)
-      assert.include(error.message, directory)
-      assert.include(error.message, String(process.pid))
+      assert.isTrue(error.isOwn)
+      assert.include(error.message, `${directory} is open in this process already`)
+    }))
+
+  it.live("a holder in another container may have this one's number: it is not taken for this one", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const child = yield* startHolder(directory)
+      yield* child.until("held")
+      NFS.writeFileSync(sentinel(directory), `${process.pid}\n`)
+      const error = yield* assertHeld(directory, process.pid)
+      assert.isFalse(error.isOwn)
+      assert.include(error.message, `is locked by another writer (its .lock names process ${process.pid})`)
     }))
 
   it.live("one that is let go of writes no more to whatever has its descriptor now", () =>
@@ -387,9 +398,12 @@ describe("waiting", () => {
       assert.strictEqual(error._tag, "LockHeld")
     }))
 
-  it.effect("an empty directory is refused", () =>
+  it.effect("an empty directory is refused, and one that is none", () =>
     Effect.gen(function*() {
       assert.strictEqual((yield* Effect.flip(Lock.acquire("")))._tag, "InvalidOptions")
+      // As JavaScript has it, and a variable of the environment that is not set.
+      const unset = undefined as unknown as string
+      assert.strictEqual((yield* Effect.flip(Lock.acquire(unset)))._tag, "InvalidOptions")
     }))
 
   it.live("a schedule says how often it is tried", () =>

@@ -891,7 +891,8 @@ describe("opening", () => {
         { durability: "sometimes" },
         { durability: "0 seconds" },
         { durability: null },
-        { directory: "" }
+        { directory: "" },
+        { directory: undefined }
       ]
       for (const each of wrong) {
         const error = yield* Effect.flip(Log.make({ directory, ...each } as Log.Options))

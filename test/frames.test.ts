@@ -13,7 +13,7 @@ const base = 1_000
 
 const txidsOf = (frames: Frames): Array<number> => recordsOf(frames).map(({ txid }) => txid)
 
-const check = (bytes: Uint8Array): Frames | undefined =>
+const check = (bytes: Uint8Array<ArrayBuffer>): Frames | undefined =>
   verified(7, base, bytes, new DataView(bytes.buffer), bytes.length)
 
 /** Every frame but those of `damaged` is sound: what is found ends before the first of these. */

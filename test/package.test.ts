@@ -32,8 +32,8 @@ console.log(JSON.stringify(await Effect.runPromise(Effect.scoped(Effect.provide(
 
 /** What a library of the user's own, whose declarations are written out, makes of ours. */
 const library = `
-import { Context, Effect, Layer } from "effect"
-import { Export, Kv, Lock, Log, Reader, Recovery } from "effect-datawal"
+import { Context, Effect, Layer, Stream } from "effect"
+import { Export, Frame, Kv, Lock, Log, Reader, Recovery } from "effect-datawal"
 
 export const log = Log.make({ directory: "x" })
 export const kv = Kv.make({ directory: "x" })
@@ -58,6 +58,19 @@ export class Sessions extends Context.Service<Sessions>()("app/Sessions", {
 // What a store gives is no shared memory: the platform takes it.
 export const digest = Kv.Kv.use((kv) =>
   Effect.map(kv.get("k"), (value) => value && crypto.subtle.digest("SHA-256", value)))
+export const digests = Log.Log.use((log) =>
+  Effect.succeed(Stream.map(log.stream, ({ payload }) => crypto.subtle.digest("SHA-256", payload))))
+// A spread of a record has no payload: its type says so.
+export const marked = Log.Log.use((log) =>
+  Effect.succeed(Stream.map(log.stream, (record) => ({ ...record, isMarked: true }))))
+export const payloads = Effect.map(marked, (records) =>
+  // @ts-expect-error
+  Stream.map(records, (record) => record.payload))
+export const txids = Effect.map(marked, (records) => Stream.map(records, ({ txid }): number => txid))
+export const record: Frame.LogRecord = {
+  segment: 1, offset: 0, len: 29, type: "Raw", txid: 1, keyLength: 0, payloadLength: 1,
+  key: new Uint8Array(0), payload: new Uint8Array(1)
+}
 export const blobOf = ({ key, value }: Kv.KeyValue) => new Blob([key, value])
 export const handle = (key: Kv.Bytes, value: Kv.Bytes): Effect.Effect<Kv.RecordRef, Kv.WriteError, Kv.Kv> =>
   Kv.Kv.use((kv) => kv.put(key, value))

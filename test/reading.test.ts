@@ -195,6 +195,7 @@ describe("reading in chunks", () => {
         assert.strictEqual((yield* fails({ directory, chunkSize }))._tag, "InvalidOptions")
       }
       assert.strictEqual((yield* fails({ directory: "" }))._tag, "InvalidOptions")
+      assert.strictEqual((yield* fails({ directory: undefined as unknown as string }))._tag, "InvalidOptions")
     }))
 
   it.effect("reads on in the file that a writer has put in the place of one whose fsync had failed", () =>

@@ -79,6 +79,20 @@ describe("a store over a log that is wrapped", () => {
     }))
 })
 
+describe("two stores over a log that is wrapped", () => {
+  it.effect("each see what the other has modified before they modify it", () =>
+    Effect.gen(function*() {
+      const log = counting(yield* Log.make({ directory: yield* temporaryDirectory }), [])
+      const stores = [yield* Kv.fromLog(log), yield* Kv.fromLog(log)]
+      yield* Effect.forEach(
+        numbers(100),
+        (at) => (stores[at % 2] as Kv.KvService).modify("n", (n) => [undefined, `${Number(text(n) ?? "0") + 1}`]),
+        { concurrency: "unbounded", discard: true }
+      )
+      for (const kv of stores) assert.strictEqual(text(yield* kv.get("n")), "100")
+    }))
+})
+
 describe("a store that is made up", () => {
   it.effect("needs only what is used of it, and is exported from and imported into", () =>
     Effect.gen(function*() {

@@ -8,7 +8,7 @@ export interface Frames {
   readonly segment: number
   /** Where `bytes` stands in the segment. */
   readonly base: number
-  readonly bytes: Uint8Array
+  readonly bytes: Uint8Array<ArrayBuffer>
   readonly view: DataView
   /** The frames take `bytes[0, length)`. */
   readonly length: number
@@ -24,7 +24,7 @@ export interface Frames {
  * the next are asked for, and are the caller's to change until then.
  */
 export interface PutFrames {
-  readonly bytes: Uint8Array
+  readonly bytes: Uint8Array<ArrayBuffer>
   readonly view: DataView
   readonly starts: Uint32Array
   readonly from: number
@@ -98,7 +98,7 @@ const allHold = (bytes: Uint8Array, view: DataView, from: number, to: number): b
 export const verified = (
   segment: number,
   base: number,
-  bytes: Uint8Array,
+  bytes: Uint8Array<ArrayBuffer>,
   view: DataView,
   length: number
 ): Frames | undefined => {

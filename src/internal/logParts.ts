@@ -28,7 +28,7 @@ export interface LogParts {
   /** `writeAll` of frames, each of which gets a txid and a checksum of its own. */
   readonly writeFrames: (frames: PutFrames) => Effect.Effect<void, WriteError>
   /** Waits after a write as `durability` demands: for a shared fsync under `always`, else for nothing. */
-  readonly settled: <A, E>(write: Effect.Effect<A, E>) => Effect.Effect<A, E | WriteError>
+  readonly settled: <A, E, R>(write: Effect.Effect<A, E, R>) => Effect.Effect<A, E | WriteError, R>
   readonly turn: Turn
   /** Tells the observer of what is written until the scope closes; gives where the first of it will stand. */
   readonly observe: (observer: Observer) => Effect.Effect<Position, never, Scope.Scope>
@@ -43,6 +43,15 @@ export const registerLog = (log: LogService, parts: LogParts): void => {
 export const logParts = (log: LogService): Effect.Effect<LogParts> =>
   Effect.map(Disk.Disk, (disk) => registered.get(log) ?? publicParts(log, disk))
 
+/** Several stores can be over one log, whoever made it. */
+const turns = new WeakMap<LogService, Turn>()
+
+const turnOf = (log: LogService): Turn => {
+  const turn = turns.get(log) ?? new Turn()
+  turns.set(log, turn)
+  return turn
+}
+
 const publicParts = (log: LogService, disk: Disk.DiskService): LogParts => ({
   disk,
   files: noFiles,
@@ -51,7 +60,7 @@ const publicParts = (log: LogService, disk: Disk.DiskService): LogParts => ({
   writeAll: log.appendAll,
   writeFrames: (frames) => Effect.suspend(() => Effect.asVoid(log.appendAll(putsOf(frames)))),
   settled: (write) => write,
-  turn: new Turn(),
+  turn: turnOf(log),
   observe: ({ record }) => log.observe((written) => record(written, written))
 })
 

@@ -88,19 +88,19 @@ const makeWrite = (
       return full === undefined ? writeNext(record) : Effect.fail(full)
     }))
   const write = (record: Log.RecordInput) => (turn.isTaken ? undefined : appendNow(record)) ?? writeInTurn(record)
-  const modify: KvService["modify"] = (key, f) =>
+  const modifyEffect: KvService["modifyEffect"] = (key, f) =>
     settled(Effect.suspend(() => {
       // The caller may use its memory again before the value has been read.
       const own = ownBytes(toBytes(key))
-      return turn.take(Effect.flatMap(read.get(own), (current) => {
-        const [answer, value] = f(current)
-        if (value === current) return Effect.succeed(answer)
-        if (value === undefined) return Effect.as(writeNext({ type: "Delete", key: own }), answer)
-        const full = noRoomForKey(projection, own)
-        return full === undefined
-          ? Effect.as(writeNext({ type: "Put", key: own, payload: value }), answer)
-          : Effect.fail(full)
-      }))
+      return turn.take(Effect.flatMap(read.get(own), (current) =>
+        Effect.flatMap(f(current), ([answer, value]) => {
+          if (value === current) return Effect.succeed(answer)
+          if (value === undefined) return Effect.as(writeNext({ type: "Delete", key: own }), answer)
+          const full = noRoomForKey(projection, own)
+          return full === undefined
+            ? Effect.as(writeNext({ type: "Put", key: own, payload: value }), answer)
+            : Effect.fail(full)
+        })))
     }))
   const kv: KvService = {
     ...read,
@@ -132,7 +132,8 @@ const makeWrite = (
       )
     },
     delete: (key) => settled(Effect.suspend(() => write({ type: "Delete", key }))),
-    modify,
+    modify: (key, f) => modifyEffect(key, (current) => Effect.sync(() => f(current))),
+    modifyEffect,
     sync: log.sync
   }
   return registerKv(kv, {

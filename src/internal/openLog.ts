@@ -11,7 +11,7 @@ import type * as Frame from "../Frame.ts"
 import * as Lock from "../Lock.ts"
 import type { Appended, LogService, OpenError, Options, RecordInput } from "../Log.ts"
 import * as Recovery from "../Recovery.ts"
-import { plainBytes } from "./bytes.ts"
+import { plainBytes, unshared } from "./bytes.ts"
 import { closedError } from "./closed.ts"
 import { closeOnFailure } from "./closeOnFailure.ts"
 import { type Damage, isDamage } from "./damage.ts"
@@ -189,8 +189,8 @@ const makeService = ({ chunkSize, closed, directory, files, parts, report, write
           observer({
             ...ref,
             type,
-            key: plainBytes(key),
-            payload: plainBytes(payload),
+            key: unshared(plainBytes(key)),
+            payload: unshared(plainBytes(payload)),
             keyLength: key.length,
             payloadLength: payload.length
           }),

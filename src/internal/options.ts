@@ -16,7 +16,8 @@ const wholeBytesError = (name: string, value: number | undefined): InvalidOption
     : refuse(`${name} is a whole number of bytes above 0, not ${value}`)
 
 const directoryError = (directory: string): InvalidOptions | undefined =>
-  directory === "" ? refuse("directory is empty") : undefined
+  // A variable of the environment that is not set is no string, whatever a program was told of it.
+  typeof directory !== "string" || directory === "" ? refuse("directory is no path, or empty") : undefined
 
 export const cacheSizeError = ({ cacheSize }: Kv.Cache): InvalidOptions | undefined =>
   cacheSize === undefined || cacheSize === 0 ||

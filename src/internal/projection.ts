@@ -9,7 +9,7 @@ import * as Stream from "effect/Stream"
 import type * as Disk from "../Disk.ts"
 import { CorruptSegment, type InvalidPosition, type IoError } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
-import { ownBytes, sharedBytes, unshared } from "./bytes.ts"
+import { ownBytes, sharedBytes } from "./bytes.ts"
 import type { Checkpoint } from "./checkpoint.ts"
 import type { Frames, PutFrames } from "./frames.ts"
 import { gather, type Gathered, type KeyValue } from "./gather.ts"
@@ -182,7 +182,7 @@ const readChecked = (
   Effect.matchEffect(source.read(place), {
     onSuccess: (record) =>
       record.type === "Put" && Buffer.compare(record.key, key) === 0
-        ? Effect.succeed(unshared(record.payload))
+        ? Effect.succeed(record.payload)
         : Effect.fail(mismatch(source, place)),
     onFailure: (error) => Effect.fail(error._tag === "InvalidPosition" ? mismatch(source, place) : error)
   })

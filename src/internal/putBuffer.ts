@@ -9,7 +9,7 @@ const buffer_bytes = Disk.blocking_bytes_max
 const frames_max = Math.floor(buffer_bytes / Frame.overhead_bytes)
 
 export class PutBuffer implements PutFrames {
-  readonly bytes: Buffer = Buffer.from(new ArrayBuffer(buffer_bytes))
+  readonly bytes: Buffer<ArrayBuffer> = Buffer.from(new ArrayBuffer(buffer_bytes))
   readonly view: DataView = new DataView(this.bytes.buffer)
   readonly starts: Uint32Array = new Uint32Array(frames_max + 1)
   readonly from = 0

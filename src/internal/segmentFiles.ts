@@ -177,7 +177,7 @@ export class SegmentFiles implements SegmentReads {
     return this.#evict()
   })
 
-  #decode(bytes: Uint8Array, count: number, place: Place): Effect.Effect<Frame.LogRecord, CorruptSegment> {
+  #decode(bytes: Uint8Array<ArrayBuffer>, count: number, place: Place): Effect.Effect<Frame.LogRecord, CorruptSegment> {
     const view = new DataView(bytes.buffer, bytes.byteOffset, count)
     const length = Frame.inspect(view, 0, count)
     if (length === place.len && count === place.len && Frame.checksumHolds(bytes, view, 0, length)) {

@@ -17,6 +17,9 @@ import type { From } from "./reading.ts"
  */
 const settled_ms = 3_000
 
+/** Of no time at all between them nothing is left for others. */
+const between_looks_min = Duration.millis(1)
+
 /** What of a log that is open for write is needed to wait for records. */
 export interface Growing<E> {
   readonly end: () => Position
@@ -96,7 +99,10 @@ export const tailOfReader = <E>(
       seen = { version: found, since, isSettled: now - since > settled_ms }
       return news
     }))
-    const looks = Schedule.while(Schedule.spaced(Duration.fromInputUnsafe(every)), () => !isClosed())
+    const looks = Schedule.while(
+      Schedule.spaced(Duration.max(Duration.fromInputUnsafe(every), between_looks_min)),
+      () => !isClosed()
+    )
     return startAt(from, Stream.repeat(round, looks))
   }))
   // A look that was under way when it was closed may have failed for that.

@@ -13,7 +13,7 @@ export class Turn {
     return this.#isTaken
   }
 
-  take<A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> {
+  take<A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> {
     return this.#permit.withPermit(Effect.suspend(() => {
       this.#isTaken = true
       return Effect.ensuring(

@@ -294,7 +294,7 @@ export class Writer {
   }
 
   /** Writes so many frames, numbered from the next txid on, in this very step, and tells the observers. */
-  #write(bytes: Uint8Array, start: number, end: number, count: number): IoError | undefined {
+  #write(bytes: Uint8Array<ArrayBuffer>, start: number, end: number, count: number): IoError | undefined {
     const failed = Disk.appendFullyNow(this.#file, bytes, start, end)
     if (failed !== undefined) return this.#poison(failed)
     const base = this.#offset

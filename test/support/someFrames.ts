@@ -6,7 +6,7 @@ import { seeded } from "../../src/internal/simulatedRandom.ts"
 
 export type Written = readonly [type: Frame.RecordType, key: Uint8Array, payload: Uint8Array]
 
-export const bytesOf = (records: ReadonlyArray<Written>): Uint8Array => {
+export const bytesOf = (records: ReadonlyArray<Written>): Uint8Array<ArrayBuffer> => {
   const lengths = records.map(([, key, payload]) => Frame.encodedLength(key.length, payload.length))
   const bytes = new Uint8Array(lengths.reduce((sum, length) => sum + length, 0))
   let at = 0
@@ -17,7 +17,7 @@ export const bytesOf = (records: ReadonlyArray<Written>): Uint8Array => {
 }
 
 /** All of them are sound; their segment is 7 and they start at 1,000. */
-export const framesOf = (bytes: Uint8Array): Frames => {
+export const framesOf = (bytes: Uint8Array<ArrayBuffer>): Frames => {
   const frames = verified(7, 1_000, bytes, new DataView(bytes.buffer), bytes.length)
   if (frames?.length !== bytes.length) assert.fail("some are not sound")
   return frames
