@@ -137,7 +137,10 @@ export class CorruptSegment extends Schema.TaggedError<CorruptSegment>("effect-d
   }
 ) {
   override get message(): string {
-    return describeSegment(this, `of the last segment, and on a copy of the store, ${policyPrefix} ${cutsFromThere}`)
+    return describeSegment(
+      this,
+      `of the last segment the policy prefix ${cutsFromThere}: copy the store first`
+    )
   }
 }
 
@@ -158,9 +161,10 @@ export const describeTail = (error: CorruptTail, prefix: string): string => {
 
 /** What is wrong, and what can be done about it beside a backup. @internal */
 export const describeSegment = (error: CorruptSegment, orElse: string): string => {
+  const restore = "restore the segment from a backup, or see effect-datawal's docs/recovery.md for what can be saved"
   const advice = error.reason === "UnknownVersion"
-    ? "a newer program may have written it; open it with that one"
-    : `restore the segment from a backup, or see docs/recovery.md for what can be saved; ${orElse}`
+    ? `if a newer program has written it, open it with that one; if not, ${restore}`
+    : `${restore}; ${orElse}`
   return `${error.directory} is corrupt at ${place(error.segment, error.offset)}: ${error.reason}` +
     `${found(error.found)}; ${advice}`
 }

@@ -31,7 +31,7 @@ import { CorruptSegment, CorruptTail, DamageReason, type IoError } from "./Error
 import * as Frame from "./Frame.ts"
 import { roomFor, sharedBytes } from "./internal/bytes.ts"
 import { classify, type Damage, type Damaged } from "./internal/damage.ts"
-import { type Frames, recordsOf, verified } from "./internal/frames.ts"
+import { firstTxid, type Frames, recordsOf, verified } from "./internal/frames.ts"
 
 /** Bytes that a reader asks the disk for at once. @category constants @since 0.1.0 */
 export const chunk_bytes_default = 1_048_576
@@ -474,11 +474,41 @@ export const damageError = (directory: string, damage: Damage): CorruptTail | Co
     : new CorruptTail({ directory, segment, offset, reason, found, bytes, laterFrames })
 }
 
+/** A segment whose txids do not go on where those before it end: one is missing there, or is there twice. @internal */
+export interface Gap {
+  readonly segment: number
+  readonly after: number
+  readonly txid: number
+}
+
+/** What a report is made of. @internal */
+export interface Counted {
+  records: number
+  txid: number
+  /** The first there is. */
+  gap?: Gap
+}
+
 /** Adds frames to what a report is made of. @internal */
-export const count = (counted: { records: number; txid: number }, frames: Frames): void => {
+export const count = (counted: Counted, frames: Frames): void => {
+  if (frames.base === 0) countGap(counted, frames.segment, firstTxid(frames))
   counted.records += frames.count
   counted.txid = Math.max(counted.txid, frames.highest)
 }
+
+/** Looks whether a segment that begins with that txid goes on where those before it end. @internal */
+export const countGap = (counted: Counted, segment: number, txid: number): void => {
+  // A log may begin with any.
+  if (txid === counted.txid + 1 || (segment === 1 && counted.records === 0)) return
+  counted.gap ??= { segment, after: counted.txid, txid }
+}
+
+/** @internal */
+export const describeGap = (directory: string, { after, segment, txid }: Gap): string =>
+  `${directory}: in ${segmentName(segment)} the txids go on with ${txid} after ${after}; ` +
+  (txid > after
+    ? "records before it are missing: was a segment lost?"
+    : "records are there twice: was a segment copied?")
 
 /** The report on records counted so far and the torn tail behind them, if any. @internal */
 export const makeReport = (

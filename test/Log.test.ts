@@ -919,6 +919,30 @@ describe("opening", () => {
       assert.strictEqual(logged[0]?.[1], directory)
     }))
 
+  it.effect("a segment that was lost is a warning, each time the log is opened", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      yield* reopen({ directory }, (log) =>
+        Effect.forEach([1, 2, 3], () => Effect.andThen(log.append("a record"), log.rotate)))
+      const logged: Array<unknown> = []
+      const logger = Logger.make<unknown, void>(({ logLevel, message }) => {
+        if (logLevel === "Warn") {
+          logged.push(String(message))
+        }
+      })
+      const open = Effect.scoped(Log.make({ directory })).pipe(
+        Effect.provideService(References.CurrentLoggers, new Set([logger]))
+      )
+      yield* open
+      assert.deepStrictEqual(logged, [])
+      NFS.rmSync(NodePath.join(directory, "00000002.dwal"))
+      yield* open
+      yield* open
+      const told = `${directory}: in 00000003.dwal the txids go on with 3 after 1; ` +
+        "records before it are missing: was a segment lost?"
+      assert.deepStrictEqual(logged, [told, told])
+    }))
+
   it.effect("what is cut off is logged, and the few long calls are spans", () =>
     Effect.gen(function*() {
       const directory = yield* temporaryDirectory

@@ -1,7 +1,10 @@
 /** The `datawal` command, as the process a user runs: usage, and the commands that look. */
 import { afterAll, assert, describe, it } from "@effect/vitest"
+import { Effect } from "effect"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
+import * as Log from "../src/Log.ts"
+import { segmentName } from "../src/Recovery.ts"
 import * as Cli from "./support/cli.ts"
 import { assertClean, assertFails, base64, datawal, fixture, newStore, object, objects } from "./support/cli.ts"
 
@@ -108,6 +111,45 @@ describe.concurrent("usage", Cli.patience, () => {
   })
 })
 
+describe.concurrent("a segment that was lost, or copied", Cli.patience, () => {
+  const store = async (): Promise<string> => {
+    const directory = NodePath.join(Cli.directory(), "store")
+    await Effect.runPromise(Effect.scoped(Effect.gen(function*() {
+      const log = yield* Log.make({ directory })
+      for (const id of [1, 2, 3]) {
+        yield* log.appendAll([1, 2].map((record): Log.RecordInput => ({ type: "Raw", payload: `${id} ${record}` })))
+        if (id < 3) yield* log.rotate
+      }
+    })))
+    return directory
+  }
+
+  for (const command of ["verify", "check", "report"]) {
+    it(`is told by ${command}`, async () => {
+      const whole = await store()
+      assertClean(await datawal([command, whole]))
+      NFS.rmSync(NodePath.join(whole, segmentName(2)))
+      const lost = await datawal([command, whole])
+      assert.strictEqual(lost.code, 0)
+      assert.match(lost.err, /^datawal: warning: .*: in 00000003.dwal the txids go on with 5 after 2; .* missing.*\n$/)
+      const first = await store()
+      NFS.rmSync(NodePath.join(first, segmentName(1)))
+      assert.match((await datawal([command, first])).err, /in 00000002.dwal the txids go on with 3 after 0/)
+      const twice = await store()
+      NFS.copyFileSync(NodePath.join(twice, segmentName(1)), NodePath.join(twice, segmentName(4)))
+      assert.match((await datawal([command, twice])).err, /in 00000004.dwal the txids go on with 1 after 6; .* twice/)
+    })
+  }
+})
+
+/** What is said beside the result. */
+const notes = (fixture: string, code: number): RegExp =>
+  fixture === "empty_dir"
+    ? /^datawal: warning: .* holds no segments\n$/
+    : code === 0
+    ? /^$/
+    : /^datawal: error: .*\n$/
+
 describe.concurrent("fixtures", Cli.patience, () => {
   it.each(Object.keys(expected))("%s: scan and verify give its verdict, and touch nothing", async (name) => {
     const { open, reason, records, torn_bytes = 0, valid_prefix } = expected[name]!
@@ -119,7 +161,7 @@ describe.concurrent("fixtures", Cli.patience, () => {
     ])
     const code = exitCodes[open]
     assert.deepStrictEqual([scan.code, verify.code], [code, code])
-    for (const { err } of [scan, verify]) assert.match(err, code === 0 ? /^$/ : /^datawal: error: .*\n$/)
+    for (const { err } of [scan, verify]) assert.match(err, notes(name, code))
     if (reason !== undefined) assert.include(verify.err, reason)
 
     const valid = records ?? valid_prefix!
@@ -162,7 +204,7 @@ describe.concurrent("fixtures", Cli.patience, () => {
       const report = await datawal(["report", "--json", store])
       const code = exitCodes[open]
       assert.strictEqual(report.code, code)
-      assert.match(report.err, code === 0 ? /^$/ : /^datawal: error: .*\n$/)
+      assert.match(report.err, notes(name, code))
       const valid = records ?? valid_prefix!
       const torn = open === "torn"
       const tail = { tail_truncated: torn ? 1 : 0, tail_bytes_discarded: torn ? torn_bytes : 0 }

@@ -102,8 +102,10 @@ describe.concurrent("writing", Cli.patience, () => {
       ]
       for (const args of calls) assert.strictEqual(misreadOf(args), text)
     }
-    for (const args of [["put", "-h"], ["-v"], ["scan", store, "--help"], ["put", store, "--key=-v", "--", "-v"]]) {
-      assert.isUndefined(misreadOf(args))
+    const asked = [["put", "-h"], ["-v"], ["scan", store, "--help"], ["get", store, "--help"], ["delete", store, "-h"]]
+    for (const args of [...asked, ["put", store, "--key=-v", "--", "-v"]]) assert.isUndefined(misreadOf(args))
+    for (const args of [["-vault"], ["verify", "-vault"], ["repair", "-hs"]]) {
+      assert.strictEqual(misreadOf(args), args.at(-1))
     }
     for (const args of [["--json", "put", store, "--key", "k", "-hello"], ["compact", store, "--help"]]) {
       assertFails(await datawal(args), 1, /would be taken for a flag; .* behind --/)
@@ -114,10 +116,13 @@ describe.concurrent("writing", Cli.patience, () => {
       assert.strictEqual((await datawal(["get", store, `--key=${text}`, "--bytes", "raw"])).out, text)
     }
     assert.strictEqual((await datawal(["put", store, "--key", "number", "-5"])).code, 0)
-    for (const args of [["put", "-h"], ["-v"], ["scan", store, "--help"]]) {
-      const asked = await datawal(args)
-      assert.strictEqual(asked.code, 0)
-      assert.match(asked.out, /datawal/)
+    for (const text of ["- item", "--foo"]) {
+      assertFails(await datawal(["put", store, "--key", "k", text]), 1, /Unrecognized .* behind --/)
+    }
+    for (const args of asked) {
+      const answer = await datawal(args)
+      assert.strictEqual(answer.code, 0)
+      assert.match(answer.out, /datawal/)
     }
   })
 
@@ -138,10 +143,28 @@ describe.concurrent("writing", Cli.patience, () => {
   it("a value that passes the limit, or a file that is not there, makes no store", async () => {
     const store = newPath("store")
     const endless = await datawal(["put", store, "--key", "a", "--value-file", "/dev/zero"])
-    assertFails(endless, 1, /the limit is 67108864; nothing was written/)
+    assertFails(endless, 1, /more than 67108864 bytes, the limit; nothing was written/)
     assertFails(await datawal(["append", store, "--value-file", newPath("none")]), 1, /cannot read .*: ENOENT/)
-    assertFails(await datawal(["import", store, newPath("none")]), 1, /cannot read .*: ENOENT/)
+    assertFails(await datawal(["import", store, newPath("none")]), 1, /cannot read .*: ENOENT, no such file/)
     assert.isFalse(NFS.existsSync(store))
+  })
+
+  it("an import of nothing says so, and makes no store", async () => {
+    const store = newPath("store")
+    const ran = await datawal(["--json", "import", store, "-"])
+    assert.strictEqual(ran.code, 0)
+    assert.deepInclude(object(ran), { kind: "import", records_written: 0, bytes_written: 0 })
+    assert.match(ran.err, /^datawal: warning: standard input is empty, and .* was left as it is\n$/)
+    assert.isFalse(NFS.existsSync(store))
+  })
+
+  it("a copy of a log without keys is made with a warning", async () => {
+    const store = await newStore([{ type: "Raw", payload: "a line" }])
+    for (const args of [["compact", store, newPath("smaller")], ["export", store, newPath("out.jsonl")]]) {
+      const ran = await datawal(args)
+      assert.strictEqual(ran.code, 0)
+      assert.match(ran.err, /^datawal: warning: no key of .* has a value; .* are not copied\n$/)
+    }
   })
 
   it("what only looks at or changes a store does not make one of a mistyped name", async () => {
@@ -286,7 +309,9 @@ describe.concurrent("moving", Cli.patience, () => {
     const empty = newPath("unmounted")
     NFS.mkdirSync(empty)
     const file = newPath("backup.jsonl")
-    assertClean(await datawal(["export", empty, file]))
+    const first = await datawal(["export", empty, file])
+    assert.strictEqual(first.code, 0)
+    assert.match(first.err, /^datawal: warning: .* holds no segments\n$/)
     assert.strictEqual(NFS.readFileSync(file, "utf8"), "")
     NFS.writeFileSync(file, "yesterday's")
     assertFails(await datawal(["export", empty, file]), 1, /holds no segments; .* was left as it is/)

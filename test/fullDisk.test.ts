@@ -473,9 +473,18 @@ describe.skipIf(why !== undefined)(`the command on a full disk${because("the com
         const last = NodePath.join(inside, "00000002.dwal")
         const temporary = (name: string) => String.raw`${disk.inside}/\.${name}\.[\w-]+\.tmp`
         const refused: ReadonlyArray<readonly [args: ReadonlyArray<string>, why: RegExp]> = [
-          [["put", inside, "--key", "big", "--value-file", input], new RegExp(`^write ${last}: ENOSPC$`)],
-          [["export", inside, `${disk.inside}/out.jsonl`], new RegExp(`^write ${temporary("out.jsonl")}: ENOSPC$`)],
-          [["import", `${disk.inside}/new`, input], new RegExp(`^write ${disk.inside}/new/00000001.dwal: ENOSPC$`)]
+          [
+            ["put", inside, "--key", "big", "--value-file", input],
+            new RegExp(`^write ${last}: ENOSPC, no space left on device$`)
+          ],
+          [
+            ["export", inside, `${disk.inside}/out.jsonl`],
+            new RegExp(`^write ${temporary("out.jsonl")}: ENOSPC, no space left on device$`)
+          ],
+          [
+            ["import", `${disk.inside}/new`, input],
+            new RegExp(`^write ${disk.inside}/new/00000001.dwal: ENOSPC, no space left on device$`)
+          ]
         ]
         const runs = yield* Effect.forEach(refused, ([args]) => datawal(...args), { concurrency: 2 })
         for (const [at, [args, why]] of refused.entries()) {
@@ -497,7 +506,11 @@ describe.skipIf(why !== undefined)(`the command on a full disk${because("the com
         assert.deepStrictEqual([got.code, got.stdout], [0, filled("7", 10_000)])
         assert.deepStrictEqual(
           [repaired.code, repaired.stderr.replace(/-\d+\.torn/, "-N.torn")],
-          [1, `datawal: error: write ${inside}/00000002-N.torn: ENOSPC\n`]
+          [
+            1,
+            `datawal: error: write ${inside}/00000002-N.torn: ENOSPC, no space left on device; ` +
+            "what is to be cut could not be copied, and nothing was cut\n"
+          ]
         )
         assert.deepStrictEqual(
           [listed.code, listed.stderr],

@@ -223,7 +223,10 @@ describe.skipIf(whyNotReadOnly !== undefined)(
         ], { concurrency: 2 })
         assert.deepInclude(JSON.parse(verified.stdout), { frames_checked: 3, crc_failures: 0 })
         assert.deepStrictEqual([verified.code, verified.stderr], [0, ""])
-        assert.deepStrictEqual([put.code, put.stderr], [1, `datawal: error: open ${inside}/.lock: EROFS\n`])
+        assert.deepStrictEqual([put.code, put.stderr], [
+          1,
+          `datawal: error: open ${inside}/.lock: EROFS, read-only file system\n`
+        ])
         assert.deepStrictEqual(tree(disk.path), before)
         assertNothingOpen(store)
         yield* remount(disk, "rw")

@@ -13,6 +13,7 @@ import * as Cause from "effect/Cause"
 import * as CliError from "effect/cli/CliError"
 import * as Data from "effect/Data"
 import * as Effect from "effect/Effect"
+import { getSystemErrorMap } from "node:util"
 import {
   type CorruptSegment,
   type CorruptTail,
@@ -72,7 +73,13 @@ export const isCorruption = (error: { readonly _tag: string }): error is Corrupt
 /** A file of the user's that could not be read, by its errno. */
 export const unreadable = (path: string, cause: unknown): Failure => {
   const code = typeof cause === "object" && cause !== null && "code" in cause ? String(cause.code) : String(cause)
-  return refuse(`cannot read ${path}: ${code}`)
+  return refuse(`cannot read ${path}: ${code}${wordsOf(code)}`)
+}
+
+/** What the system says of its own code. */
+const wordsOf = (code: string): string => {
+  for (const [name, words] of getSystemErrorMap().values()) if (name === code) return `, ${words}`
+  return ""
 }
 
 /** Whether it failed at a segment behind which there is another: advice on the last one is of no use then. */
@@ -116,14 +123,20 @@ const describe = (error: Error & { readonly _tag: string }, isClosed: boolean): 
       error,
       isClosed
         ? "it is a closed one, which no policy cuts"
-        : `of the last segment, and on a copy of the store, ${repair} ${cutsFromThere}`
+        : `copy the store, then ${repair} ${cutsFromThere}`
     )
   }
-  return error.message
+  if (!isIoError(error)) return error.message
+  const left = error.path.endsWith(".torn") ? "; what is to be cut could not be copied, and nothing was cut" : ""
+  return `${error.message}${wordsOf(error.code)}${left}`
 }
 
-/** As a word of the shell's, for a command that somebody will paste. */
-const quoted = (text: string): string => /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`
+/** As a word of the shell's, for a command that somebody will paste, on one line. */
+const quoted = (text: string): string => {
+  if (/^[\w@%+=:,./-]+$/.test(text)) return text
+  if (text.includes("\n")) return `$'${text.replaceAll(/[\\']/g, "\\$&").replaceAll("\n", "\\n")}'`
+  return `'${text.replaceAll("'", "'\\''")}'`
+}
 
 const isLockHeld = (error: { readonly _tag: string }): error is LockHeld => error._tag === "LockHeld"
 

@@ -12,7 +12,7 @@ import type * as Reader from "../Reader.ts"
 import * as Recovery from "../Recovery.ts"
 import { type Failure, isCorruption, tornReport } from "./failure.ts"
 import * as Flags from "./flags.ts"
-import { printFields } from "./output.ts"
+import { type Output, printFields, warn } from "./output.ts"
 import * as Progress from "./progress.ts"
 import { schema } from "./schema.ts"
 import { openKvReader, openLog, openReader, requireStore } from "./store.ts"
@@ -24,16 +24,18 @@ type Tail = Pick<RecoveryReport, "tail_truncated" | "tail_bytes_discarded">
 const noTail: Tail = { tail_truncated: 0, tail_bytes_discarded: 0 }
 
 /** How far a reading has come: what can still be said when corruption ends it. */
-class Seen {
+class Seen implements Recovery.Counted {
   records = 0
   bytes = 0
   txid = 0
+  gap?: Recovery.Gap
   segment = 0
   offset = 0
 
   add(records: ReadonlyArray<LogRecord>): void {
-    this.records += records.length
     for (const record of records) {
+      if (record.offset === 0) Recovery.countGap(this, record.segment, record.txid)
+      this.records++
       this.bytes += record.len
       this.txid = Math.max(this.txid, record.txid)
     }
@@ -64,11 +66,16 @@ const tapCorruption =
   ): Effect.Effect<A, E | Failure, R | R2> =>
     Effect.tapError(effect, (error) => isCorruption(error) ? f(error) : Effect.void)
 
-/** Raises what a report is not clean about. */
-const settle = (store: string, report: RecoveryReport): Effect.Effect<void, Failure> => {
+/** Says what is strange about what was read, and raises what a report is not clean about. */
+const settle = Effect.fnUntraced(function*(
+  store: string,
+  report: RecoveryReport,
+  { gap }: Seen
+): Effect.fn.Return<void, Failure, Output> {
+  if (gap !== undefined) yield* warn(Recovery.describeGap(store, gap))
   const torn = tornReport(store, report)
-  return torn === undefined ? Effect.void : Effect.fail(torn)
-}
+  if (torn !== undefined) return yield* torn
+})
 
 // A sound log has neither; a corrupt one has the one that ended the reading.
 const damageCounts = (corruption: Corruption | undefined) => {
@@ -107,7 +114,7 @@ export const report = Command.make(
       tapCorruption((error) => say(Recovery.makeReport(files, seen), error))
     )
     yield* say(found)
-    yield* settle(store, found)
+    yield* settle(store, found, seen)
   }, Effect.scoped)
 ).pipe(
   Command.withDescription(
@@ -142,7 +149,7 @@ export const verify = Command.make(
       tapCorruption(({ reason }) => say(noTail, reason === "CrcMismatch" ? 1 : 0))
     )
     yield* say(found, 0)
-    yield* settle(store, found)
+    yield* settle(store, found, seen)
   }, Effect.scoped)
 ).pipe(
   Command.withDescription(
@@ -183,12 +190,13 @@ export const check = Command.make(
         ...damageCounts(corruption)
       })
     const reader = yield* openReader(store)
-    const found = yield* inspect(reader, "check", new Seen()).pipe(tapCorruption((error) => say(noTail, error)))
+    const seen = new Seen()
+    const found = yield* inspect(reader, "check", seen).pipe(tapCorruption((error) => say(noTail, error)))
     yield* Effect.flatMap(openKvReader(store), (kv) => readBack(kv, checked)).pipe(
       tapCorruption((error) => say(found, error))
     )
     yield* say(found)
-    yield* settle(store, found)
+    yield* settle(store, found, seen)
   }, Effect.scoped)
 ).pipe(
   Command.withDescription(
@@ -228,6 +236,9 @@ export const repair = Command.make(
   Command.withShortDescription("Cut a torn tail off"),
   Command.withExamples([
     { command: "datawal repair ./store" },
-    { command: "datawal repair ./store --policy prefix", description: "When verify says CorruptTail, on a copy" }
+    {
+      command: "datawal repair ./store --policy prefix",
+      description: "When verify tells of damage: copy the store first"
+    }
   ])
 )

@@ -11,21 +11,21 @@ import type * as Scope from "effect/Scope"
 import * as Stdio from "effect/Stdio"
 import * as Stream from "effect/Stream"
 import * as NFS from "node:fs"
-import { LimitExceeded } from "../Errors.ts"
+import type { LimitExceeded } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
-import { type Failure, unreadable, wrongUsage } from "./failure.ts"
+import { type Failure, refuse, unreadable, wrongUsage } from "./failure.ts"
 import { fromText } from "./flags.ts"
 
 /** The name that stands for standard input. */
 export const standardInput = "-"
 
 /**
- * The bytes of a file or of standard input. Returns when the first are there: a name that cannot be read is found out
- * before a store is opened, and no lock is held while nobody types.
+ * The bytes of a file or of standard input, `undefined` if there are none. Returns when the first are there: a name
+ * that cannot be read is found out before a store is opened, and no lock is held while nobody types.
  */
 export const open = Effect.fnUntraced(function*(
   path: string
-): Effect.fn.Return<Stream.Stream<Uint8Array, Failure>, Failure, Stdio.Stdio | Scope.Scope> {
+): Effect.fn.Return<Stream.Stream<Uint8Array, Failure> | undefined, Failure, Stdio.Stdio | Scope.Scope> {
   const stdio = yield* Stdio.Stdio
   const source = path !== standardInput
     ? readFile(path)
@@ -36,7 +36,7 @@ export const open = Effect.fnUntraced(function*(
   const nothing: ReadonlyArray<Uint8Array> = []
   const first = yield* Pull.catchDone(pull, () => Effect.succeed(nothing))
   return first.length === 0
-    ? Stream.empty
+    ? undefined
     : Stream.concat(Stream.fromArray(first), Stream.fromPull(Effect.succeed(pull)))
 })
 
@@ -58,12 +58,8 @@ const readFile = (path: string): Stream.Stream<Uint8Array, Failure> =>
 
 const readValue = Effect.fnUntraced(function*(
   path: string
-): Effect.fn.Return<
-  Uint8Array,
-  Failure | LimitExceeded,
-  Stdio.Stdio | Scope.Scope
-> {
-  const input = yield* open(path)
+): Effect.fn.Return<Uint8Array, Failure, Stdio.Stdio | Scope.Scope> {
+  const input = (yield* open(path)) ?? Stream.empty
   const chunks: Array<Uint8Array> = []
   let length = 0
   yield* Stream.runForEachArray(input, (batch: Arr.NonEmptyReadonlyArray<Uint8Array>) => {
@@ -74,7 +70,7 @@ const readValue = Effect.fnUntraced(function*(
     // Nothing beyond the limit is read: an input without end must not fill the memory.
     return length <= Frame.payload_bytes_max
       ? Effect.void
-      : Effect.fail(new LimitExceeded({ limit: "payload", actual: length, maximum: Frame.payload_bytes_max }))
+      : Effect.fail(refuse(`the value has more than ${Frame.payload_bytes_max} bytes, the limit; nothing was written`))
   })
   return Buffer.concat(chunks, length)
 })

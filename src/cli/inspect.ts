@@ -21,7 +21,7 @@ import {
   shown_bytes_max
 } from "./render.ts"
 import { type FrameLine, type RecordLine, schema } from "./schema.ts"
-import { openKvReader, readRecords } from "./store.ts"
+import { openKvReader, readRecords, warnIfEmpty } from "./store.ts"
 
 const recordJson = (record: LogRecord): string => {
   const object: typeof RecordLine.Encoded = {
@@ -55,7 +55,7 @@ const frameJson = (record: LogRecord): string => {
 
 // Stopping at a limit is not reading to the end: damage behind it is not looked at.
 const limited =
-  (limit: Option.Option<number>) => <E>(records: Stream.Stream<LogRecord, E>): Stream.Stream<LogRecord, E> =>
+  (limit: Option.Option<number>) => <E, R>(records: Stream.Stream<LogRecord, E, R>): Stream.Stream<LogRecord, E, R> =>
     Option.isSome(limit) ? Stream.take(records, limit.value) : records
 
 export const scan = Command.make(
@@ -152,7 +152,11 @@ export const get = Command.make(
   { store: Flags.store, key: Flags.key, bytes: Flags.bytes },
   Effect.fnUntraced(function*({ bytes, key: flags, store }) {
     const key = yield* Flags.requiredKey("get", flags)
-    const value = yield* Effect.scoped(Effect.flatMap(openKvReader(store), (kv) => kv.get(key)))
+    const value = yield* Effect.scoped(Effect.gen(function*() {
+      const kv = yield* openKvReader(store)
+      yield* warnIfEmpty(store, kv.report.files_scanned)
+      return yield* kv.get(key)
+    }))
     const isJson = yield* Flags.isJson
     const key_base64 = base64(key)
     if (value === undefined) {

@@ -42,7 +42,12 @@ const refuseMisread = (args: ReadonlyArray<string>): Effect.Effect<void, Failure
 }
 
 const oneLine = (error: CliError.CliError): string => {
-  if (!("suggestions" in error) || error.suggestions.length === 0) return error.message.replaceAll(/\s+/g, " ")
+  if (!("suggestions" in error) || error.suggestions.length === 0) {
+    const message = error.message.replaceAll(/\s+/g, " ")
+    return error._tag === "UnrecognizedOption"
+      ? `${message}; a value or a name that starts with a dash goes behind --`
+      : message
+  }
   const [message] = error.message.split("\n")
   return `${message} (did you mean ${error.suggestions.join(" or ")}?)`
 }
@@ -91,10 +96,15 @@ const settle = Effect.fnUntraced(function*(
 })
 
 /** Runs the command and ends the process with its exit code. */
-export const main = (args: ReadonlyArray<string>): void =>
+export const main = (args: ReadonlyArray<string>): void => {
+  // A terminal that goes away interrupts, too. Without one, as under `nohup`, it is not for this process to hear of it.
+  if (process.stdin.isTTY || process.stdout.isTTY || process.stderr.isTTY) {
+    process.once("SIGHUP", () => process.kill(process.pid, "SIGTERM"))
+  }
   refuseMisread(args).pipe(
     Effect.andThen(Command.runWith(command, { version: manifest.version })(explicitSwitches(args))),
     Effect.catchCause(settle),
     Effect.provide(services),
     NodeRuntime.runMain({ disableErrorReporting: true })
   )
+}

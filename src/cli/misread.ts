@@ -20,16 +20,23 @@ export const explicitSwitches = (args: ReadonlyArray<string>): ReadonlyArray<str
   return [...flags, ...args.slice(end)]
 }
 
-const takesText = new Set(["put", "append", "delete", "get", "export", "import", "compact"])
-const asks = /^(-[A-Za-z]|--(help|version|completions)$|--completions=)/
+const takesText = new Set(["put", "append", "export", "import", "compact"])
+const takesKey = new Set(["delete", "get"])
+const bundle = /^-[A-Za-z]./s
+const asks = /^(-[A-Za-z]$|--(help|version|completions)$|--completions=)/
 
 /**
  * What would be taken for a flag, though it may be meant as a value or a name: effect/cli takes `-hello` for the
- * switches -h, -e, -l …, so that it prints the help, ends with 0, and has stored nothing; and a switch for help, the
+ * switches -h, -e, -l …, so that it prints the help, ends with 0, and has done nothing; and a switch for help, the
  * version or completions counts wherever it stands.
  */
 export const misreadOf = (args: ReadonlyArray<string>): string | undefined => {
   const read = args.slice(0, endOfFlags(args)).filter((arg) => !/^--(json|no-truncate)(=|$)/.test(arg))
-  const [command, ...rest] = read
-  return takesText.has(command ?? "") && rest.length > 1 ? rest.find((arg) => asks.test(arg)) : undefined
+  const bundled = read.find((arg) => bundle.test(arg))
+  const [command = "", ...rest] = read
+  if (bundled !== undefined || rest.length < 2) return bundled
+  return rest.find((arg, index) =>
+    asks.test(arg) &&
+    (takesText.has(command) || (takesKey.has(command) && rest[index - 1]?.startsWith("--key") === true))
+  )
 }

@@ -16,11 +16,18 @@ import * as Recovery from "../Recovery.ts"
 import { type Failure, missingStore, noSuchStore, refuse, tornTail } from "./failure.ts"
 import { type Output, warn } from "./output.ts"
 
+/** A directory without segments is no error to look into; but it may be where a volume should have been mounted. */
+export const warnIfEmpty = (store: string, segments: number): Effect.Effect<void, never, Output> =>
+  segments === 0 ? warn(`${store} holds no segments`) : Effect.void
+
 /** The log of a store, to be looked at. */
-export const openReader = (
+export const openReader = Effect.fnUntraced(function*(
   store: string
-): Effect.Effect<Reader.Reader["Service"], IoError | InvalidOptions | Failure, Scope.Scope> =>
-  Effect.mapError(Reader.make({ directory: store }), missingStore(store))
+): Effect.fn.Return<Reader.Reader["Service"], IoError | InvalidOptions | Failure, Scope.Scope | Output> {
+  const reader = yield* Effect.mapError(Reader.make({ directory: store }), missingStore(store))
+  yield* warnIfEmpty(store, (yield* reader.segments).length)
+  return reader
+})
 
 /** The keys and values of a store, to be looked at. */
 export const openKvReader = (
@@ -35,23 +42,22 @@ export const openKvReader = (
 export const readRecords = (
   store: string,
   from: Recovery.Position = { segment: 0, offset: 0 }
-): Stream.Stream<LogRecord, IoError | InvalidPosition | CorruptTail | CorruptSegment | Failure> =>
+): Stream.Stream<LogRecord, IoError | InvalidPosition | CorruptTail | CorruptSegment | Failure, Output> =>
   Stream.unwrap(
-    Effect.mapError(
-      Effect.map(Recovery.listGrowingSegments(store), (segments) => {
-        const bounds = { segments, chunkSize: Recovery.chunk_bytes_default }
-        if (from.segment > (segments.at(-1) ?? 0)) return Stream.empty
-        return framesFrom(store, from, bounds).pipe(
-          // No record starts exactly there: go there from the start of the segment.
-          Stream.catchTag("InvalidPosition", () =>
-            Stream.dropWhile(
-              framesFrom(store, { segment: from.segment, offset: 0 }, bounds),
-              ({ offset, segment }) => segment === from.segment && offset < from.offset
-            ))
-        )
-      }),
-      missingStore(store)
-    )
+    Effect.gen(function*() {
+      const segments = yield* Recovery.listGrowingSegments(store)
+      yield* warnIfEmpty(store, segments.length)
+      const bounds = { segments, chunkSize: Recovery.chunk_bytes_default }
+      if (from.segment > (segments.at(-1) ?? 0)) return Stream.empty
+      return framesFrom(store, from, bounds).pipe(
+        // No record starts exactly there: go there from the start of the segment.
+        Stream.catchTag("InvalidPosition", () =>
+          Stream.dropWhile(
+            framesFrom(store, { segment: from.segment, offset: 0 }, bounds),
+            ({ offset, segment }) => segment === from.segment && offset < from.offset
+          ))
+      )
+    }).pipe(Effect.mapError(missingStore(store)))
   ).pipe(
     Stream.mapError((error) =>
       error._tag !== "Damage"

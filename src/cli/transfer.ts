@@ -10,10 +10,10 @@ import type * as Kv from "../Kv.ts"
 import { refuse } from "./failure.ts"
 import * as Flags from "./flags.ts"
 import * as Input from "./input.ts"
-import { Output, printFields } from "./output.ts"
+import { Output, printFields, warn } from "./output.ts"
 import * as Progress from "./progress.ts"
 import { type Line, schema } from "./schema.ts"
-import { openKv, openKvReader, targetOutside, warnOfCut } from "./store.ts"
+import { openKv, openKvReader, targetOutside, warnIfEmpty, warnOfCut } from "./store.ts"
 
 const standardOutput = "-"
 
@@ -34,6 +34,14 @@ const exportToStandardOutput = Effect.fnUntraced(function*(kv: Kv.KvRead) {
 const exists = (fs: FileSystem.FileSystem, path: string): Effect.Effect<boolean> =>
   Effect.orElseSucceed(fs.exists(path), () => true)
 
+// Somebody who keeps a log may take the copy for one of it.
+const warnIfNoKeys = Effect.fnUntraced(function*(store: string, kv: Kv.KvRead) {
+  const { keys, records } = yield* kv.statistics
+  if (keys === 0 && records > 0) {
+    yield* warn(`no key of ${store} has a value; records without one, as append writes them, are not copied`)
+  }
+})
+
 const exportCommand = Command.make(
   "export",
   {
@@ -48,6 +56,8 @@ const exportCommand = Command.make(
     if (isNoStore && (yield* FileSystem.FileSystem.use((fs) => exists(fs, target)))) {
       return yield* refuse(`${store} holds no segments; ${outfile} was left as it is`)
     }
+    yield* warnIfEmpty(store, kv.report.files_scanned)
+    yield* warnIfNoKeys(store, kv)
     const exported = yield* (isStandard ? exportToStandardOutput(kv) : exportToFile(kv, target))
     const line: Line = { schema, kind: "export", outfile, ...exported }
     const json = yield* Flags.isJson
@@ -77,6 +87,8 @@ export const compact = Command.make(
   Effect.fnUntraced(function*({ store, target }) {
     const directory = yield* targetOutside(store, target)
     const kv = yield* openKvReader(store)
+    yield* warnIfEmpty(store, kv.report.files_scanned)
+    yield* warnIfNoKeys(store, kv)
     const total = yield* kv.size
     const compacted = yield* Effect.scoped(
       Effect.flatMap(
@@ -110,6 +122,13 @@ const importCommand = Command.make(
   { store: Flags.store, infile: Flags.path("INFILE", "either", "File to read, or - for standard input") },
   Effect.fnUntraced(function*({ infile, store }) {
     const input = yield* Input.open(infile)
+    if (input === undefined) {
+      yield* warn(
+        `${infile === Input.standardInput ? "standard input" : infile} is empty, and ${store} was left as it is`
+      )
+      const line: Line = { schema, kind: "import", records_written: 0, bytes_written: 0 }
+      return yield* printFields(yield* Flags.isJson, line)
+    }
     const kv = yield* openKv(store)
     yield* warnOfCut(store, kv.report)
     const total = infile === Input.standardInput ? undefined : yield* sizeOf(infile)

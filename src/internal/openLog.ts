@@ -67,7 +67,7 @@ const open = Effect.fnUntraced(function*(
   // From here on it is this directory, wherever the process goes and links lead.
   const { directory } = lock
   const policy = options.policy ?? "repair"
-  const { report, segments } = yield* recover(disk, directory, {
+  const { gap, report, segments } = yield* recover(disk, directory, {
     lock,
     policy,
     chunkSize,
@@ -76,6 +76,7 @@ const open = Effect.fnUntraced(function*(
     resume: policy === "repair" ? resume : undefined
   })
   yield* logCut(directory, report)
+  if (gap !== undefined) yield* ofStore(directory, Effect.logWarning(Recovery.describeGap(directory, gap)))
   const files = new SegmentFiles(disk, directory, cacheSize)
   yield* Effect.addFinalizer(() => files.closeAll)
   const activeId = segments.at(-1)?.id ?? 1

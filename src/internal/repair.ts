@@ -54,6 +54,8 @@ interface Options {
 export interface Recovered {
   readonly report: Recovery.RecoveryReport
   readonly segments: ReadonlyArray<{ readonly id: number; readonly bytes: number }>
+  /** In what was read. */
+  readonly gap: Recovery.Gap | undefined
 }
 
 export const recover = Effect.fnUntraced(function*(
@@ -82,11 +84,11 @@ export const recover = Effect.fnUntraced(function*(
   if (options.lock.unsynced !== undefined) {
     yield* makeDurable(disk, directory, options.lock, options.lock.unsynced, segments)
   }
-  return { report: Recovery.makeReport(ids.length, counted, damage, tornFile), segments }
+  return { report: Recovery.makeReport(ids.length, counted, damage, tornFile), segments, gap: counted.gap }
 })
 
 interface Read {
-  readonly counted: { records: number; txid: number }
+  readonly counted: Recovery.Counted
   /** Of whole frames, by segment. */
   readonly bytes: Map<number, number>
   readonly damage: Damage | undefined
@@ -101,7 +103,7 @@ const readRecords = Effect.fnUntraced(function*(
   const covered = resume === undefined ? undefined : yield* resume.from(directory)
   const last = covered === undefined ? undefined : yield* endOf(directory, covered, ids)
   const readFrom = (covered: Covered | undefined, from: Recovery.Position | undefined) => {
-    const counted = { records: covered?.records ?? 0, txid: covered?.txid ?? 0 }
+    const counted: Recovery.Counted = { records: covered?.records ?? 0, txid: covered?.txid ?? 0 }
     const bytes = new Map(covered?.segments.map(({ bytes, id }) => [id, bytes]))
     const chunks = Recovery.chunks(directory, { segments: ids, from, chunkSize })
     return Stream.runForEach(chunks, (frames) =>
