@@ -58,7 +58,10 @@ export interface DiskFile {
   ) => Effect.Effect<number, IoError>
   readonly size: Effect.Effect<number, IoError>
   readonly truncate: (size: number) => Effect.Effect<void, IoError>
-  /** Makes everything written to the file durable, with its size (`fdatasync`, a full flush on macOS). */
+  /**
+   * Makes everything written to the file durable, with its size (`fdatasync`, a full flush on macOS). `ESTALE` when the
+   * file has no name any more: then nobody will find what it holds.
+   */
   readonly sync: Effect.Effect<void, IoError>
   /** Never fails: there is nothing left to do about it. */
   readonly close: Effect.Effect<void>
@@ -126,8 +129,8 @@ export interface DiskService {
   readonly rename: (from: string, to: string) => Effect.Effect<void, IoError>
   readonly remove: (path: string) => Effect.Effect<void, IoError>
   /**
-   * A text that changes with every change of the file at a path, whoever makes it, and with another file in its place.
-   * It is compared, never read; a copy of the file has another one.
+   * A text that changes with every change of the file at a path, whoever makes it, and with another file in its place;
+   * of a directory, only with another in its place. It is compared, never read; a copy has another one.
    */
   readonly identity: (path: string) => Effect.Effect<string, IoError>
   /** Removes a directory with all that is in it; one that is missing is fine. */

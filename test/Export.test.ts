@@ -226,7 +226,7 @@ describe("export", () => {
     }))
 
   for (const what of ["export", "compaction"] as const) {
-    it.live(`an interruption while the ${what} gets its name leaves it whole and durable, or leaves no trace`, () =>
+    it.live(`an interruption while the ${what} gets its name leaves it whole and durable`, () =>
       Effect.gen(function*() {
         const disk = new FaultyDisk()
         yield* over(disk)(Effect.gen(function*() {
@@ -243,15 +243,11 @@ describe("export", () => {
           yield* held.release
           yield* Fiber.join(interrupting)
           assert.isTrue(Exit.hasInterrupts(yield* Fiber.await(fiber)))
-          if (what === "export") {
-            assert.strictEqual(NFS.readFileSync(target, "utf8"), line("a", "1"))
-            const kinds = disk.calls.map(({ kind }) => kind)
-            assert.isAbove(kinds.lastIndexOf("syncDirectory"), kinds.lastIndexOf("rename"))
-          } else {
-            assert.isFalse(NFS.existsSync(target))
-            // So it can be tried again.
-            assert.strictEqual((yield* kv.compactTo(target)).live_keys, 1)
-          }
+          const kinds = disk.calls.map(({ kind }) => kind)
+          assert.isAbove(kinds.lastIndexOf("syncDirectory"), kinds.lastIndexOf("rename"))
+          if (what === "export") assert.strictEqual(NFS.readFileSync(target, "utf8"), line("a", "1"))
+          // Somebody may have found it, and written to it.
+          else assert.deepStrictEqual(yield* content(yield* Kv.make({ directory: target })), yield* content(kv))
           assert.deepStrictEqual(NFS.readdirSync(NodePath.dirname(target)).sort(), ["out", "store"])
         }))
       }))

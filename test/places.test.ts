@@ -149,6 +149,86 @@ describe("a store that was opened through a symbolic link", () => {
     }))
 })
 
+/** Two stores of many segments that differ in nothing but the values, and the second in the place of the first. */
+const replaced = <A, E, R>(open: (directory: string) => Effect.Effect<A, E, R>) =>
+  Effect.gen(function*() {
+    const { a, b, root } = yield* twoPlaces
+    for (const [directory, value] of [[a, "ours"], [b, "else"]] as const) {
+      yield* Effect.scoped(Effect.gen(function*() {
+        const kv = yield* Kv.make({ directory, ...small })
+        for (let at = 0; at < 9; at++) yield* kv.put(`${at}`, long(value))
+      }))
+    }
+    const opened = yield* open(a)
+    NFS.renameSync(a, NodePath.join(root, "moved"))
+    NFS.renameSync(b, a)
+    return { opened, moved: NodePath.join(root, "moved"), root }
+  })
+
+const isStale = <A, E extends object, R>(effect: Effect.Effect<A, E, R>) =>
+  Effect.map(Effect.flip(effect), (error) => assert.deepInclude<object>(error, { _tag: "IoError", code: "ESTALE" }))
+
+describe("a store whose directory is replaced while it is read", () => {
+  it.effect("gives its own values or none: what is not open yet is not read from the other", () =>
+    withoutLogs(Effect.gen(function*() {
+      const { moved, opened: kv, root } = yield* replaced((directory) => Kv.make({ directory, ...small }))
+      // The open segment is its own still.
+      assert.strictEqual(text(yield* kv.get("8")), long("ours"))
+      yield* isStale(kv.get("0"))
+      yield* isStale(kv.modify("0", (value) => [0, value?.slice()]))
+      yield* isStale(Stream.runDrain(kv.entries()))
+      yield* isStale(Export.toFile(kv, NodePath.join(root, "out")))
+      yield* isStale(kv.compactTo(NodePath.join(root, "target")))
+      // Back in its place it is read again.
+      NFS.renameSync(kv.directory, NodePath.join(root, "other"))
+      yield* isStale(kv.get("1"))
+      NFS.renameSync(moved, kv.directory)
+      assert.strictEqual(text(yield* kv.get("1")), long("ours"))
+    })))
+
+  it.effect("gives its own records or none, from a log and from a reader", () =>
+    withoutLogs(Effect.gen(function*() {
+      const { opened } = yield* replaced((directory) =>
+        Effect.all({
+          log: Log.make({ directory }),
+          reader: Reader.make({ directory }),
+          kv: Kv.makeReader({ directory })
+        })
+      )
+      const { kv, log, reader } = opened
+      const place = { segment: 2, offset: 0, len: 89 }
+      for (const each of [log, reader]) {
+        yield* isStale(Stream.runDrain(each.stream))
+        yield* isStale(Stream.runDrain(each.streamFrom(place)))
+        yield* isStale(Stream.runDrain(each.follow({ txid: 1 })))
+        yield* isStale(each.read(place))
+      }
+      yield* isStale(reader.inspect())
+      yield* isStale(kv.get("0"))
+    })))
+})
+
+describe("a segment that is removed or replaced under its writer", () => {
+  it.effect("is called durable by no sync: nobody would find it", () =>
+    withoutLogs(Effect.gen(function*() {
+      for (
+        const spoil of [NFS.rmSync, (path: string) => {
+          NFS.writeFileSync(`${path}.new`, NFS.readFileSync(path))
+          NFS.renameSync(`${path}.new`, path)
+        }]
+      ) {
+        const directory = yield* temporaryDirectory
+        const kv = yield* Kv.make({ directory })
+        yield* kv.put("a", "1")
+        yield* kv.sync
+        spoil(NodePath.join(directory, "00000001.dwal"))
+        yield* kv.put("b", "2")
+        yield* isStale(kv.sync)
+        assert.deepInclude(yield* Effect.flip(kv.put("c", "3")), { _tag: "WriterPoisoned", code: "ESTALE" })
+      }
+    })))
+})
+
 describe("a store whose directory is replaced under its writer", () => {
   it.effect("gets no checkpoint there when it is closed: the files there are another store's", () =>
     withoutLogs(Effect.gen(function*() {

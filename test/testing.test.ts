@@ -111,8 +111,10 @@ const contract = (
         const file = yield* disk.open(at("f"), "read")
         yield* disk.rename(at("f"), at("g"))
         assert.strictEqual(yield* readAll(file), "abc")
+        yield* file.sync
         yield* disk.remove(at("g"))
         assert.strictEqual(yield* readAll(file), "abc")
+        assert.strictEqual(yield* outcome(file.sync), "ESTALE")
         yield* file.close
         assert.strictEqual(yield* opened(disk, at("g"), "read"), "ENOENT")
       }))

@@ -40,7 +40,7 @@ const build = Effect.fnUntraced(function*(
   yield* refuseUsed(disk, NodePath.resolve(target), target)
   const path = yield* targetPath(disk, target)
   const building = temporaryPath(path)
-  let renamed = false
+  let state: "building" | "named" | "durable" = "building"
   return yield* Effect.gen(function*() {
     // The temporary directory is nobody's business.
     const compacted = yield* Effect.mapError(
@@ -55,14 +55,21 @@ const build = Effect.fnUntraced(function*(
       disk.rename(building, path),
       (error) => Effect.flatMap(refuseUsed(disk, path, target), () => Effect.fail(error))
     )
-    // An interruption must not come between the rename and the knowledge of it.
-    yield* Effect.uninterruptible(Effect.flatMap(rename, () => {
-      renamed = true
-      return disk.syncDirectory(NodePath.dirname(path))
+    // An interruption must not come between the steps and the knowledge of them.
+    yield* Effect.uninterruptible(Effect.gen(function*() {
+      yield* rename
+      state = "named"
+      yield* disk.syncDirectory(NodePath.dirname(path))
+      state = "durable"
     }))
     return compacted
   }).pipe(
-    Effect.onError(() => Effect.ignore(renamed ? takeBack(disk, path, building) : disk.removeTree(building)))
+    // One that is durable stays, whatever comes then: others may have found it, and written to it.
+    Effect.onError(() =>
+      state === "durable"
+        ? Effect.void
+        : Effect.ignore(state === "named" ? takeBack(disk, path, building) : disk.removeTree(building))
+    )
   )
 })
 

@@ -50,6 +50,19 @@ const openFlags: { readonly [Mode in OpenMode]: number } = {
   update: O_RDWR
 }
 
+// Somebody has removed the file, or renamed another over it: what is durable in it is so for nobody.
+const named = (path: string, fd: number): Effect.Effect<void, IoError> =>
+  Effect.suspend(() => {
+    try {
+      if (NFS.fstatSync(fd).nlink > 0) return Effect.void
+      return Effect.fail(
+        new IoError({ operation: "sync", path, code: "ESTALE", cause: "the file was removed or replaced" })
+      )
+    } catch (cause) {
+      return Effect.fail(ioError("sync", path, cause))
+    }
+  })
+
 const makeFile = (path: string, fd: number): DiskFile => ({
   path,
   readNow: (into, start, end, position) => {
@@ -74,7 +87,7 @@ const makeFile = (path: string, fd: number): DiskFile => ({
     pooled<number>("write", path, (done) => NFS.write(fd, bytes, start, end - start, position, done)),
   size: Effect.map(pooled<NFS.Stats>("stat", path, (done) => NFS.fstat(fd, done)), (stats) => stats.size),
   truncate: (size) => pooledVoid("truncate", path, (done) => NFS.ftruncate(fd, size, done)),
-  sync: pooledVoid("sync", path, (done) => NFS.fdatasync(fd, done)),
+  sync: Effect.andThen(pooledVoid("sync", path, (done) => NFS.fdatasync(fd, done)), named(path, fd)),
   close: close(path, fd)
 })
 
@@ -167,8 +180,9 @@ const syncDirectory = (path: string): Effect.Effect<void, IoError> =>
 const identity: DiskService["identity"] = (path) =>
   Effect.try({
     try: () => {
-      const { ctimeNs, ino, mtimeNs, size } = NFS.statSync(path, { bigint: true })
-      return `${ino} ${size} ${mtimeNs} ${ctimeNs}`
+      const stats = NFS.statSync(path, { bigint: true })
+      const { ctimeNs, dev, ino, mtimeNs, size } = stats
+      return stats.isDirectory() ? `${dev} ${ino}` : `${ino} ${size} ${mtimeNs} ${ctimeNs}`
     },
     catch: (cause) => ioError("stat", path, cause)
   })

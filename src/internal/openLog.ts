@@ -17,6 +17,7 @@ import { closeOnFailure } from "./closeOnFailure.ts"
 import { type Damage, isDamage } from "./damage.ts"
 import { entriesOf, repeatable, toEntry } from "./entries.ts"
 import { type Frames, recordsOf } from "./frames.ts"
+import { withinHome } from "./home.ts"
 import { type LogParts, registerLog } from "./logParts.ts"
 import { logOptionsError } from "./options.ts"
 import { framesFrom, type From, invalidPosition, readRef } from "./reading.ts"
@@ -77,7 +78,8 @@ const open = Effect.fnUntraced(function*(
   })
   yield* logCut(directory, report)
   if (gap !== undefined) yield* ofStore(directory, Effect.logWarning(Recovery.describeGap(directory, gap)))
-  const files = new SegmentFiles(disk, directory, cacheSize)
+  const home = yield* withinHome(disk, directory)
+  const files = new SegmentFiles(home, directory, cacheSize)
   yield* Effect.addFinalizer(() => files.closeAll)
   const activeId = segments.at(-1)?.id ?? 1
   const active = yield* Effect.uninterruptible(
@@ -100,7 +102,7 @@ const open = Effect.fnUntraced(function*(
     yield* Effect.forkScoped(syncEvery(directory, writer, Duration.fromInputUnsafe(durability)))
   }
   const parts = makeParts(disk, files, writer, durability === "always")
-  const log = makeService({ directory, chunkSize, report, files, writer, parts, closed })
+  const log = makeService({ directory, home, chunkSize, report, files, writer, parts, closed })
   registerLog(log, parts)
   return { log, parts, lock }
 })
@@ -150,8 +152,9 @@ const makeParts = (disk: Disk.DiskService, files: SegmentFiles, writer: Writer, 
     )
 })
 
-const makeService = ({ chunkSize, closed, directory, files, parts, report, writer }: {
+const makeService = ({ chunkSize, closed, directory, files, home, parts, report, writer }: {
   readonly directory: string
+  readonly home: Disk.DiskService
   readonly chunkSize: number
   readonly report: Recovery.RecoveryReport
   readonly files: SegmentFiles
@@ -159,7 +162,7 @@ const makeService = ({ chunkSize, closed, directory, files, parts, report, write
   readonly parts: LogParts
   readonly closed: Latch.Latch
 }): LogService => {
-  const { disk, observe, settled, write, writeAll } = parts
+  const { observe, settled, write, writeAll } = parts
   const appendAll = (records: Iterable<RecordInput>) => settled(writeAll(records))
   // What is there now: whole frames, all of them, so whatever is not a frame is damage.
   const bounds = (to: Recovery.Position = writer.end) => ({
@@ -167,7 +170,7 @@ const makeService = ({ chunkSize, closed, directory, files, parts, report, write
     to,
     chunkSize
   })
-  const sound = soundIn(directory, disk)
+  const sound = soundIn(directory, home)
   const whileOpen = <A, E>(records: () => Stream.Stream<A, E>): Stream.Stream<A, E | IoError> =>
     Stream.suspend((): Stream.Stream<A, E | IoError> =>
       writer.isClosed ? Stream.fail(closedError("read", directory)) : records()
@@ -205,7 +208,7 @@ const makeService = ({ chunkSize, closed, directory, files, parts, report, write
     read: (ref) =>
       Effect.suspend(() =>
         writer.holds(ref)
-          ? readRef(disk, directory, files, ref, chunkSize)
+          ? readRef(home, directory, files, ref, chunkSize)
           : Effect.fail(invalidPosition(directory, ref))
       ),
     end: Effect.sync(() => writer.end),

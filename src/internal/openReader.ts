@@ -10,6 +10,7 @@ import * as Recovery from "../Recovery.ts"
 import { closedError } from "./closed.ts"
 import { type Damage, isDamage } from "./damage.ts"
 import { type Frames, recordsOf } from "./frames.ts"
+import { withinHome } from "./home.ts"
 import { readerOptionsError } from "./options.ts"
 import { type Bounds, framesFrom, type From, locate, readRef } from "./reading.ts"
 import { SegmentFiles, type SegmentReads } from "./segmentFiles.ts"
@@ -36,13 +37,14 @@ export const openReader = Effect.fnUntraced(function*(
   yield* Recovery.listSegments(options.directory)
   // From here on it is this directory, wherever the process goes and links lead.
   const directory = yield* disk.realPath(options.directory)
-  const files = new SegmentFiles(disk, directory, cacheSize)
+  const home = yield* withinHome(disk, directory)
+  const files = new SegmentFiles(home, directory, cacheSize)
   let isClosed = false
   yield* Effect.addFinalizer(() => {
     isClosed = true
     return files.closeAll
   })
-  const onDisk = Effect.provideService(Disk.Disk, disk)
+  const onDisk = Effect.provideService(Disk.Disk, home)
   const ids = onDisk(
     Effect.suspend(() =>
       isClosed ? Effect.fail(closedError("read", directory)) : Recovery.listGrowingSegments(directory)
@@ -51,17 +53,12 @@ export const openReader = Effect.fnUntraced(function*(
   const bounds = Effect.map(ids, (segments) => ({ segments, chunkSize }))
   const stream = <E extends IoError | InvalidPosition>(
     frames: (bounds: Bounds) => Stream.Stream<Frame.LogRecord, E | Damage>
-  ) => Stream.unwrap(Effect.map(bounds, frames)).pipe(endTorn(directory), Stream.provideService(Disk.Disk, disk))
+  ) => Stream.unwrap(Effect.map(bounds, frames)).pipe(endTorn(directory), Stream.provideService(Disk.Disk, home))
   const streamFrom = (from: From) => stream((bounds) => framesFrom(directory, from, bounds))
   const watched = {
     read: streamFrom,
     locate: (txid: number) => onDisk(Effect.flatMap(bounds, ({ segments }) => locate(directory, segments, txid))),
-    version: Effect.flatMap(ids, (ids) => {
-      const last = ids.at(-1)
-      return last === undefined
-        ? Effect.succeed("")
-        : Effect.map(disk.identity(Recovery.segmentPath(directory, last)), (identity) => `${last} ${identity}`)
-    }),
+    version: Effect.flatMap(ids, (ids) => versionOf(disk, directory, ids.at(-1))),
     isClosed: () => isClosed
   }
   const reader: ReaderService = {
@@ -72,7 +69,7 @@ export const openReader = Effect.fnUntraced(function*(
       Stream.suspend(() =>
         isClosed ? Stream.fail(closedError("read", directory)) : tailOfReader(watched, from, options?.every)
       ),
-    read: (ref) => readRef(disk, directory, files, ref, chunkSize),
+    read: (ref) => readRef(home, directory, files, ref, chunkSize),
     segments: onDisk(
       Effect.flatMap(ids, (ids) =>
         Effect.forEach(
@@ -96,6 +93,15 @@ export const openReader = Effect.fnUntraced(function*(
       )
   }
 })
+
+const versionOf = (
+  disk: Disk.DiskService,
+  directory: string,
+  last: number | undefined
+): Effect.Effect<string, IoError> =>
+  last === undefined
+    ? Effect.succeed("")
+    : Effect.map(disk.identity(Recovery.segmentPath(directory, last)), (identity) => `${last} ${identity}`)
 
 // A torn tail is where the records end; anything else is an error.
 const endTorn =

@@ -299,7 +299,7 @@ export class Machine {
     if (handle.syncFailed) this.misuse.push(`synced again after a failed sync: ${handle.path}`)
     if (!extent.dropped && !extent.half) this.state.sync(node)
     else if (node._tag === "file") this.state.drop(node, extent.dropped ? () => 0 : this.#setup.pick)
-    return undefined
+    return this.state.isNamed(node) ? undefined : new Refused("ESTALE")
   }
 
   #truncate(handle: Handle, size: number): undefined | Files.Refused {

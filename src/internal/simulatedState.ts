@@ -183,6 +183,13 @@ export class State {
     return seen
   }
 
+  isNamed({ id }: Node): boolean {
+    for (const node of this.nodes.values()) {
+      if (node._tag === "directory") { for (const named of node.live.values()) if (named === id) return true }
+    }
+    return false
+  }
+
   makeFile(): FileNode {
     const node: FileNode = {
       _tag: "file",

@@ -1,0 +1,36 @@
+/** A store stays the directory it was opened in: what is read by name is read there, or not at all. */
+import * as Effect from "effect/Effect"
+import type { DiskService } from "../Disk.ts"
+import { IoError } from "../Errors.ts"
+
+/**
+ * The disk, but a file in that directory is opened for reading only while the path still leads to the directory that it
+ * leads to now; else that is `ESTALE`. A file of another store may well hold a sound record of that key and length at
+ * that place.
+ */
+export const withinHome = (disk: DiskService, directory: string): Effect.Effect<DiskService, IoError> =>
+  Effect.map(disk.identity(directory), (home) => {
+    const isHome = Effect.catch(
+      Effect.map(disk.identity(directory), (identity) => identity === home),
+      (error) => error.code === "ENOENT" || error.code === "ENOTDIR" ? Effect.succeed(false) : Effect.fail(error)
+    )
+    const stale = (path: string) =>
+      new IoError({
+        operation: "open",
+        path,
+        code: "ESTALE",
+        cause: "the store has been moved, or replaced by another"
+      })
+    return {
+      ...disk,
+      open: (path, mode) =>
+        mode !== "read" ? disk.open(path, mode) : Effect.uninterruptible(Effect.matchEffect(disk.open(path, mode), {
+          onFailure: (error) => Effect.flatMap(isHome, (is) => Effect.fail(is ? error : stale(path))),
+          onSuccess: (file) =>
+            isHome.pipe(
+              Effect.flatMap((is) => is ? Effect.succeed(file) : Effect.fail(stale(path))),
+              Effect.tapError(() => file.close)
+            )
+        }))
+    }
+  })
