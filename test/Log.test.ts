@@ -848,7 +848,16 @@ describe("a caller without types", () => {
       const log = yield* Log.make({ directory: yield* temporaryDirectory })
       yield* log.append("one")
       const before = yield* log.end
-      const wrong = [5, null, undefined, [1, 2], new Float64Array(1), new DataView(new ArrayBuffer(4)), {}]
+      const wrong = [
+        5,
+        null,
+        undefined,
+        [1, 2],
+        new Float64Array(1),
+        new Int8Array(4),
+        new DataView(new ArrayBuffer(4)),
+        {}
+      ]
       for (const payload of wrong as Array<unknown> as Array<string>) {
         for (
           const append of [

@@ -446,6 +446,22 @@ describe.concurrent("with other processes", Cli.patience, () => {
     assert.deepStrictEqual([ran.code, ran.err], [130, ""])
   })
 
+  const terminal = ChildProcess.spawnSync("script", ["-qec", "exit 7", "/dev/null"]).status === 7
+  it.runIf(isLinux && terminal)("the end of its terminal ends a compaction without a trace", async () => {
+    const places = Cli.directory()
+    const target = NodePath.join(places, "smaller")
+    const line = [process.execPath, Cli.command, "compact", big.store, target].map((word) => `'${word}'`).join(" ")
+    const { child, ended } = Cli.start("script", ["-qec", `exec ${line}`, "/dev/null"])
+    while (NFS.readdirSync(places).length === 0) await new Promise((resolve) => setTimeout(resolve, 5))
+    child.kill("SIGKILL")
+    await ended
+    const end = Date.now() + 20_000
+    while (NFS.readdirSync(places).length > 0 && Date.now() < end) {
+      await new Promise((resolve) => setTimeout(resolve, 20))
+    }
+    assert.deepStrictEqual(NFS.readdirSync(places), [])
+  })
+
   it("an interrupted import lets go of the lock, and keeps its store sound", async () => {
     const store = newPath("store")
     const { child, ended } = Cli.startDatawal(["import", store, "-"])

@@ -9,6 +9,7 @@ import * as NodePath from "node:path"
 import * as Disk from "../src/Disk.ts"
 import * as Errors from "../src/Errors.ts"
 import * as Export from "../src/Export.ts"
+import * as Frame from "../src/Frame.ts"
 import { logParts } from "../src/internal/logParts.ts"
 import { nodeDisk } from "../src/internal/nodeDisk.ts"
 import * as Kv from "../src/Kv.ts"
@@ -205,6 +206,7 @@ describe("a failing disk under the log", () => {
           const log = yield* Log.make({ directory })
           yield* log.append("whole")
           disk.failNext(length > 262_144 ? "append" : "appendNow", "ENOSPC", { landed: "half" })
+          disk.failNext("truncate", "EIO")
           yield* Effect.flip(log.append(filled("t", length)))
           return (yield* log.end).offset
         })))
@@ -224,6 +226,29 @@ describe("a failing disk under the log", () => {
         }))
         assert.isTrue(NFS.readFileSync(NodePath.join(directory, `00000001-${offset}.torn`)).equals(tail))
       }
+    }))
+
+  it.live("a large write that fails halfway is taken back, or frames in its payload would keep the log from opening", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const disk = new FaultyDisk()
+      yield* over(disk)(Effect.scoped(Effect.gen(function*() {
+        const log = yield* Log.make({ directory })
+        yield* log.append("whole")
+        // As another log holds them.
+        const frame = new Uint8Array(Frame.encodedLength(0, 1_000))
+        Frame.encodeInto(frame, 0, "Raw", 1_000, new Uint8Array(0), new Uint8Array(1_000))
+        disk.failNext("append", "ENOSPC", { landed: "half" })
+        const error = yield* Effect.flip(log.append(Buffer.concat(Array.from({ length: 400 }, () => frame))))
+        assert.deepInclude(error, { _tag: "IoError", operation: "write", code: "ENOSPC" })
+        assert.deepInclude(yield* Effect.flip(log.append("later")), { _tag: "WriterPoisoned", code: "ENOSPC" })
+        assert.deepStrictEqual(yield* payloads(log), ["whole"])
+      })))
+      yield* Effect.scoped(Effect.gen(function*() {
+        const log = yield* Log.make({ directory })
+        assert.strictEqual(log.report.tail_truncated, 0)
+        assert.deepStrictEqual(yield* payloads(log), ["whole"])
+      }))
     }))
 
   it.live("a failed batch leaves a prefix of its records, each of them readable at the next open", () =>

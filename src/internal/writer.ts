@@ -167,7 +167,10 @@ export class Writer {
     const bytes = new Uint8Array(Buffer.allocUnsafeSlow(length).buffer)
     const keyEnd = Frame.header_bytes + entry.key.length
     Frame.encodeInto(bytes, 0, entry.type, this.#txid + 1, entry.key, entry.payload)
-    yield* this.#guard(Disk.appendFully(this.#file, bytes, 0, length))
+    // What is left of it would be cut when the log is opened again, for which a full disk has no room: see `repair.ts`.
+    // And if there are whole frames in the payload, it would not be cut at all.
+    const takeBack = Effect.suspend(() => Effect.ignore(this.#file.truncate(this.#offset)))
+    yield* this.#guard(Effect.tapError(Disk.appendFully(this.#file, bytes, 0, length), () => takeBack))
     // What the file has, not what the caller's memory holds by now.
     const key = bytes.subarray(Frame.header_bytes, keyEnd)
     const payload = bytes.subarray(keyEnd, length - Frame.crc_bytes)

@@ -273,7 +273,8 @@ const size = Effect.gen(function*() {
     }))
     yield* Effect.scoped(Effect.gen(function*() {
       const log = yield* Log.make({ directory })
-      assert.equal(log.report.tail_truncated, 1)
+      // What is written in the thread pool is taken back there.
+      assert.equal(log.report.tail_truncated, length > 262_144 ? 0 : 1)
       assert.deepEqual(yield* payloads(log), written)
       yield* log.rotate
       yield* log.append("in another file")
