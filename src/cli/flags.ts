@@ -9,8 +9,8 @@ import * as Param from "effect/cli/Param"
 import * as Primitive from "effect/cli/Primitive"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
-import { LimitExceeded } from "../Errors.ts"
-import * as Frame from "../Frame.ts"
+import type { LimitExceeded } from "../Errors.ts"
+import { keyLimit } from "../internal/limits.ts"
 import { wrongUsage } from "./failure.ts"
 import { base64 } from "./render.ts"
 import { schema } from "./schema.ts"
@@ -140,11 +140,10 @@ export const optionalKey = (
   if (only === undefined) return Effect.succeed(undefined)
   if (another !== undefined) return Effect.fail(wrongUsage(command, oneKey))
   // Refused before a store is opened, or made.
-  return Effect.filterOrFail(
-    only,
-    (key) => key.length <= Frame.key_bytes_max,
-    (key) => new LimitExceeded({ limit: "key", actual: key.length, maximum: Frame.key_bytes_max })
-  )
+  return Effect.flatMap(only, (key) => {
+    const exceeded = keyLimit(key.length)
+    return exceeded === undefined ? Effect.succeed(key) : Effect.fail(exceeded)
+  })
 }
 
 const textKey = { name: "--key", instead: "--key-base64 or --key-hex" }

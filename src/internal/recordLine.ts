@@ -6,6 +6,7 @@ import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import { InvalidLine } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
+import { recordLimit } from "./limits.ts"
 import type { Line } from "./lines.ts"
 
 const base64 = (bytes: Uint8Array): string =>
@@ -63,12 +64,15 @@ const hasTooManyValues = ({ bytes, end, start }: Line): boolean => {
 export type Pair = readonly [key: Uint8Array, value: Uint8Array]
 
 /** Why the record of the line at hand cannot be stored, if it cannot. */
-export const limitError = ({ number: line }: Line, [key, value]: Pair): InvalidLine | undefined =>
-  key.length > Frame.key_bytes_max
-    ? new InvalidLine({ line, detail: `the key has ${key.length} bytes, the limit is ${Frame.key_bytes_max}` })
-    : value.length > Frame.payload_bytes_max
-    ? new InvalidLine({ line, detail: `the value has ${value.length} bytes, the limit is ${Frame.payload_bytes_max}` })
-    : undefined
+export const limitError = ({ number: line }: Line, [key, payload]: Pair): InvalidLine | undefined => {
+  const exceeded = recordLimit({ key, payload })
+  if (exceeded === undefined) return undefined
+  const { actual, limit, maximum } = exceeded
+  return new InvalidLine({
+    line,
+    detail: `the ${limit === "key" ? limit : "value"} has ${actual} bytes, the limit is ${maximum}`
+  })
+}
 
 /** The record of the line at hand, whatever JSON it is. */
 export const parse = (line: Line): Result.Result<Pair, InvalidLine> => {
