@@ -6,15 +6,30 @@ import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Schema } from "effect"
 import * as Frame from "../src/Frame.ts"
 import { halfSipHash } from "../src/internal/halfSipHash.ts"
-import { type FrozenKeydir, Keydir, type KeydirSnapshot, type KeyRange } from "../src/internal/keydir.ts"
+import { type FrozenKeydir, Keydir, type KeydirSnapshot, type KeyRange, slabs_max } from "../src/internal/keydir.ts"
 import { key_bytes_max, len_max, locate, type Located, slab_words } from "../src/internal/keyRecord.ts"
 import { copyShared, isShared, noSlots } from "../src/internal/keyTable.ts"
 
 type Model = Map<string, Omit<Located, "key">>
 
 const seed = [1, 2] as const
+/** A keydir that keeps these bits of a hash only. */
+const weak = (mask: number): Keydir => {
+  const keydir = new Keydir(seed)
+  keydir["hash"] = (words, at, keyLen) => Keydir.prototype["hash"].call(keydir, words, at, keyLen) & mask
+  return keydir
+}
 /** Four stripes with four slots each to begin in: nearly every key collides. */
-const weak = { seed, hashMask: 0xC000_0003 }
+const few_bits = 0xC000_0003
+
+/** Up to so many slabs are in use from now on, with nothing in them. */
+const skipTo = (keydir: Keydir, slabs: number): void => {
+  const none = new Uint32Array(0)
+  for (let n = keydir["words"].length; n < slabs; n++) {
+    keydir["words"].push(none)
+    for (const list of ["ends", "lives", "generations"] as const) keydir[list].push(0)
+  }
+}
 
 const name = (key: Uint8Array): string => Buffer.from(key).toString("latin1")
 const key = (text: string): Uint8Array => Uint8Array.from(Buffer.from(text, "latin1"))
@@ -152,7 +167,7 @@ const runBoth = (keydir: Keydir, commands: Iterable<Command>): void => {
       model.delete(name(command.key))
     } else if (command.kind === "snapshot") {
       snapshots.push([keydir.snapshot(), new Map(model)])
-    } else if (command.kind === "freeze" && keydir["hashMask"] === -1) {
+    } else if (command.kind === "freeze" && !Object.hasOwn(keydir, "hash")) {
       // The bits of the hash that a test keeps are not frozen.
       frozen.push([keydir.freeze(), new Map(model)])
     }
@@ -263,12 +278,12 @@ describe("Keydir", () => {
   }, { arbitrary })
 
   it.prop("Two keys with one hash are two keys: the bytes decide.", { commands }, ({ commands }) => {
-    runBoth(new Keydir(weak), commands)
-    runBoth(new Keydir({ seed, hashMask: 0 }), commands)
+    runBoth(weak(few_bits), commands)
+    runBoth(weak(0), commands)
   }, { arbitrary })
 
   it("A snapshot never changes, whatever is set or deleted after it; nor does a frozen keydir.", () => {
-    for (const options of [{ seed }, weak]) {
+    for (const keydir of [new Keydir(seed), weak(few_bits)]) {
       const below = random(7)
       const run = Array.from({ length: 6_000 }, (_, i): Command => {
         const size = below(20)
@@ -279,7 +294,7 @@ describe("Keydir", () => {
         const kind = below(100) < (i % 2_000 < 1_000 ? 25 : 65) ? "delete" : "set"
         return { kind: i % 1_000 === 700 ? "snapshot" : i % 1_000 === 400 ? "freeze" : kind, key: k, segment: i }
       })
-      runBoth(new Keydir(options), run)
+      runBoth(keydir, run)
     }
   })
 
@@ -573,7 +588,8 @@ describe("Keydir", () => {
 
   it("where hasRoom says yes no key is refused, until nearly all slabs are in use", () => {
     for (const lengths of [[16], [1], [4_000, 5_000], [16, 700, 65_536, 0, 4_081], [65_536]]) {
-      const keydir = new Keydir({ slabs: 40 })
+      const keydir = new Keydir()
+      skipTo(keydir, slabs_max - 39)
       let keys = 0
       const next = (): Uint8Array => {
         const k = new Uint8Array(Math.max(4, lengths[keys % lengths.length] ?? 0))
@@ -584,8 +600,9 @@ describe("Keydir", () => {
         keydir.set(k, 1, keys++, 1)
         if (keys % 7 === 0) keydir.delete(k)
       }
-      assert.isAtLeast(keydir["words"].length, 34, `${lengths.join()}: ${keys} keys`)
-      const many = new Keydir({ slabs: 40 })
+      assert.isAtLeast(keydir["words"].length, slabs_max - 6, `${lengths.join()}: ${keys} keys`)
+      const many = new Keydir()
+      skipTo(many, slabs_max - 39)
       let fit = 0
       while (many.hasRoom(fit + 1, 16 * (fit + 1))) fit++
       load(many, 0, fit)
@@ -595,19 +612,12 @@ describe("Keydir", () => {
 
   it("entry ids go beyond 2^31, and a keydir with no slab left refuses a key and stays whole", () => {
     const keydir = new Keydir()
-    const none = new Uint32Array(0)
-    const skip = (slabs: number): void => {
-      for (let n = keydir["words"].length; n < slabs; n++) {
-        keydir["words"].push(none)
-        for (const list of ["ends", "lives", "generations"] as const) keydir[list].push(0)
-      }
-    }
-    skip(2 ** 17)
+    skipTo(keydir, slabs_max / 2)
     load(keydir, 0, 3_000)
     assert.isAtLeast(keydir.find(numbered(1)), 2 ** 31)
     assert.strictEqual(keydir.offsetOf(keydir.find(numbered(2_999))), 2_999)
     assert.strictEqual(drain(keydir.snapshot(), { ordered: true }).located.length, 3_000)
-    skip(2 ** 18)
+    skipTo(keydir, slabs_max)
     assert.throws(() => keydir.set(new Uint8Array(5_000), 1, 1, 1), RangeError)
     assert.throws(() => load(keydir, 3_000, 10_000), RangeError)
     for (let n = 0; n < keydir.size; n++) assert.isTrue(keydir.offsetOf(keydir.find(numbered(n))) === n)
@@ -695,7 +705,7 @@ describe("Keydir", () => {
   })
 
   it("two keydirs of one process hash alike, another seed hashes otherwise", () => {
-    const [a, b, c] = [new Keydir(), new Keydir(), new Keydir({ seed })]
+    const [a, b, c] = [new Keydir(), new Keydir(), new Keydir(seed)]
     for (const keydir of [a, b, c]) load(keydir, 0, 100)
     assert.deepStrictEqual(a["counts"], b["counts"])
     assert.notDeepEqual(a["counts"], c["counts"])

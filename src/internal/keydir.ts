@@ -54,13 +54,6 @@ const noTables: ReadonlyArray<Int32Array> = Array.from({ length: stripes }, () =
 /** One seed per process, so that keys chosen for one do not collide in the next. */
 const processSeed = crypto.getRandomValues(new Int32Array(2))
 
-/** For tests: a fixed seed, the bits of the hash to keep, so that keys collide, and how many slabs there can be. */
-export interface KeydirOptions {
-  readonly seed?: readonly [number, number] | undefined
-  readonly hashMask?: number | undefined
-  readonly slabs?: number | undefined
-}
-
 /**
  * All of a keydir, to be saved and to be made one of again. By slab: its words, where its records end, and the words
  * of live ones; by stripe: its table and the keys in it.
@@ -79,8 +72,6 @@ export interface FrozenKeydir {
 export class Keydir {
   private readonly seed0: number
   private readonly seed1: number
-  private readonly hashMask: number
-  private readonly slabs: number
   private keys = 0
 
   /** By stripe: slots of an entry id (0: empty) and a hash, signed so that V8 need not box them; linear probing. */
@@ -106,12 +97,9 @@ export class Keydir {
   private takenWords = 0
   private liveWords = 0
 
-  constructor(options: KeydirOptions = {}) {
-    const seed = options.seed ?? processSeed
-    this.seed0 = seed[0] | 0
-    this.seed1 = seed[1] | 0
-    this.hashMask = (options.hashMask ?? 0xffff_ffff) | 0
-    this.slabs = options.slabs ?? slabs_max
+  constructor(seed: ArrayLike<number> = processSeed) {
+    this.seed0 = (seed[0] as number) | 0
+    this.seed1 = (seed[1] as number) | 0
   }
 
   /** Live keys. */
@@ -125,7 +113,7 @@ export class Keydir {
     const shared = words / (keyRecord.slab_words - shared_words_max)
     // A long key has a slab of its own. One more is begun, and one is for moving.
     const own = Math.min(keys, words / shared_words_max)
-    return this.slabs - this.words.length + this.dropped.length >= shared + own + 2
+    return slabs_max - this.words.length + this.dropped.length >= shared + own + 2
   }
 
   /** Maps a key to a place. Gives the len of the record it replaces, or 0 if the key is new. */
@@ -251,7 +239,7 @@ export class Keydir {
 
   /** A keydir of what is in a frozen one, whose arrays are its own from now on. */
   static thaw(frozen: FrozenKeydir): Keydir {
-    const keydir = new Keydir({ seed: frozen.seed })
+    const keydir = new Keydir(frozen.seed)
     keydir.open = frozen.openSlab
     for (const [slab, words] of frozen.words.entries()) {
       const end = frozen.ends[slab] as number
@@ -274,7 +262,7 @@ export class Keydir {
   }
 
   private get isFull(): boolean {
-    return this.dropped.length === 0 && this.words.length === this.slabs
+    return this.dropped.length === 0 && this.words.length === slabs_max
   }
 
   private slabOf(entry: number): Uint32Array {
@@ -282,7 +270,7 @@ export class Keydir {
   }
 
   private hash(words: Uint32Array, at: number, keyLen: number): number {
-    return halfSipHash(words, at, keyLen, this.seed0, this.seed1) & this.hashMask
+    return halfSipHash(words, at, keyLen, this.seed0, this.seed1)
   }
 
   /** The slot that holds the key, or the empty one where it would go. A table always has one. */
@@ -370,7 +358,7 @@ export class Keydir {
   }
 
   private addSlab(size: number): number {
-    if (this.isFull) throw new RangeError(`keydir: all ${this.slabs} slabs are in use, no room for another key`)
+    if (this.isFull) throw new RangeError(`keydir: all ${slabs_max} slabs are in use, no room for another key`)
     const words = new Uint32Array(size)
     const slab = this.dropped.pop() ?? this.words.length
     this.words[slab] = words
