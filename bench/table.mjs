@@ -27,7 +27,7 @@ export const times = (value) => (value >= 1_000 ? Math.round(value).toLocaleStri
 const scaled = ({ max, median, min }, factor) => ({ max: max * factor, median: median * factor, min: min * factor })
 
 /** The middle of the rounds, and from the least to the most of them. */
-export const spreadOf = ({ max, median, min }) =>
+const spreadOf = ({ max, median, min }) =>
   min === max ? duration(median) : `${duration(median)} (${duration(min)} – ${duration(max)})`
 
 const pad = (text, width, right) => right ? text.padStart(width) : text.padEnd(width)

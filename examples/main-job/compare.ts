@@ -43,7 +43,7 @@ class Tally {
 }
 
 /** What is different, in a few words, or `undefined`. */
-export const differenceOf = (actual: Uint8Array | undefined, expected: Uint8Array): string | undefined => {
+const differenceOf = (actual: Uint8Array | undefined, expected: Uint8Array): string | undefined => {
   if (actual === undefined) return "missing"
   if (Buffer.compare(actual, expected) === 0) return undefined
   if (actual.length !== expected.length) return `${actual.length} bytes instead of ${expected.length}`

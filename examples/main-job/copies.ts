@@ -1,9 +1,9 @@
 /** What the killed writer writes: copies of files, numbered in the order of writing, and now and then a large one. */
 
 /** A large copy is its file over and over, to so many bytes: long enough in the kernel's hands to be cut in two. */
-export const large_bytes_min = 8_388_608
+const large_bytes_min = 8_388_608
 
-export interface Copy {
+interface Copy {
   readonly index: number
   readonly large: boolean
   /** Of which key it is the copy. */

@@ -21,7 +21,7 @@ import { keyOf } from "./load.ts"
 import type { SourceFile, SourceReader } from "./source.ts"
 
 /** The killed process ended by itself: there was nothing to kill. */
-export class WriterEnded extends Data.TaggedError("WriterEnded")<{ readonly message: string }> {}
+class WriterEnded extends Data.TaggedError("WriterEnded")<{ readonly message: string }> {}
 
 /** One kill: what the writer had acknowledged, and what opening the store then found. */
 export interface Kill {

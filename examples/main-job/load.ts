@@ -9,14 +9,6 @@ import { files, Skipped, type SourceFile } from "./source.ts"
 /** Where a file's bytes are in the store. */
 export const keyOf = (file: SourceFile): string => `file/${file.path}`
 
-export interface Loaded {
-  readonly files: ReadonlyArray<SourceFile>
-  readonly bytes: number
-  readonly syncs: number
-  readonly ms: number
-  readonly skipped: Skipped
-}
-
 /** After so many bytes everything is made durable: what is loaded is at most this far ahead of what is safe. */
 const unsynced_bytes_max = 8_388_608
 

@@ -14,7 +14,7 @@ export interface SourceFile {
 }
 
 /** Why a file was not loaded. */
-export type Skip = "symbolic link" | "not a regular file" | "unreadable" | "above the payload limit"
+type Skip = "symbolic link" | "not a regular file" | "unreadable" | "above the payload limit"
 
 /** What was not loaded: how many of each kind, and the first few by name. */
 export class Skipped {

@@ -13,7 +13,7 @@ const delay = "200 millis"
 
 const mebibyte = 1_048_576
 
-export interface ProgressOptions {
+interface ProgressOptions {
   readonly label: string
   /** Without it there is a count instead of a bar. */
   readonly total: number | undefined

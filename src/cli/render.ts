@@ -5,7 +5,7 @@ import type { LogRecord, RecordType } from "../Frame.ts"
 import type { RecordRef } from "../Log.ts"
 
 /** How bytes are shown. */
-export type BytesMode = "auto" | "raw" | "base64" | "hex"
+type BytesMode = "auto" | "raw" | "base64" | "hex"
 
 export interface BytesOptions {
   readonly mode: BytesMode

@@ -38,10 +38,10 @@ export const FrameLine = object("frame", {
 })
 
 /** `get` of a key that has a value. */
-export const ValueLine = object("value", { key_base64: Bytes, value_base64: Bytes, value_len: Count })
+const ValueLine = object("value", { key_base64: Bytes, value_base64: Bytes, value_len: Count })
 
 /** `get` of one that has none. */
-export const MissLine = object("miss", { key_base64: Bytes })
+const MissLine = object("miss", { key_base64: Bytes })
 
 /** What `report` and `repair` say. Every field is always there; `null` where there is nothing to say. */
 const report = {
@@ -58,12 +58,12 @@ const report = {
   torn_file: Schema.NullOr(Schema.String)
 }
 
-export const ReportLine = object("report", report)
+const ReportLine = object("report", report)
 
-export const RepairLine = object("repair", report)
+const RepairLine = object("repair", report)
 
 /** `last_segment` and `last_offset` are those of the last valid frame, or 0. */
-export const VerifyLine = object("verify", {
+const VerifyLine = object("verify", {
   frames_checked: Count,
   crc_failures: Flag,
   tail_truncated: Flag,
@@ -72,7 +72,7 @@ export const VerifyLine = object("verify", {
   last_offset: Count
 })
 
-export const CheckLine = object("check", {
+const CheckLine = object("check", {
   keys_checked: Count,
   tail_truncated: Flag,
   tail_bytes_discarded: Count,
@@ -80,19 +80,19 @@ export const CheckLine = object("check", {
   unsupported_versions: Flag
 })
 
-export const ExportLine = object("export", { outfile: Schema.String, records_written: Count, bytes_written: Count })
+const ExportLine = object("export", { outfile: Schema.String, records_written: Count, bytes_written: Count })
 
-export const CompactLine = object("compact", {
+const CompactLine = object("compact", {
   target: Schema.String,
   live_keys: Count,
   records_written: Count,
   bytes_written: Count
 })
 
-export const ImportLine = object("import", { records_written: Count, bytes_written: Count })
+const ImportLine = object("import", { records_written: Count, bytes_written: Count })
 
 /** `put`, `delete` and `append`: where the record stands. */
-export const RefLine = object("ref", { ...place, txid: Count })
+const RefLine = object("ref", { ...place, txid: Count })
 
 export const Line = Schema.Union([
   RecordLine,

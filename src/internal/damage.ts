@@ -39,7 +39,7 @@ export interface Damage {
 
 export const isDamage = (error: { readonly _tag: string }): error is Damage => error._tag === "Damage"
 
-export interface Where {
+interface Where {
   readonly segment: number
   readonly size: number
   readonly closed: boolean

@@ -14,7 +14,7 @@ interface Koffi {
 /** An exclusive lock that is not waited for, by Linux's and macOS's numbers alike. */
 const exclusive = 2 | 4
 
-export type Flock =
+type Flock =
   /** The code of the error, if it fails. */
   | { readonly tryExclusive: (fd: number) => string | undefined }
   | { readonly command: string; readonly cause: unknown }

@@ -37,7 +37,7 @@ import {
 import type { Place, SegmentReads } from "./segmentFiles.ts"
 
 /** What frames are read through. */
-export interface FrameSource {
+interface FrameSource {
   readonly files: SegmentReads
   /** Whether others should have their turn. */
   readonly isTurnOver: (records: number) => boolean

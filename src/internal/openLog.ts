@@ -30,14 +30,14 @@ import { type RecordRef, Writer } from "./writer.ts"
 
 export const segment_bytes_default = 67_108_864
 
-export interface OpenLog {
+interface OpenLog {
   readonly log: LogService
   readonly lock: Lock.Lock
   readonly parts: LogParts
 }
 
 /** What is given every frame while the log is opened, or every one behind what it has saved; and what it reads by. */
-export interface Index {
+interface Index {
   readonly fold: ((frames: Frames) => void) | undefined
   /** Policy `repair` only. */
   readonly resume?: Resume | undefined

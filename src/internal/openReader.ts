@@ -16,7 +16,7 @@ import { type Bounds, framesFrom, type From, locate, readRef } from "./reading.t
 import { SegmentFiles, type SegmentReads } from "./segmentFiles.ts"
 import { tailOfReader } from "./tail.ts"
 
-export interface OpenReader {
+interface OpenReader {
   readonly reader: ReaderService
   readonly disk: Disk.DiskService
   readonly files: SegmentReads

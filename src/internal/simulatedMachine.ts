@@ -63,7 +63,7 @@ interface Planned {
 /** The last two answers of so many say that the turn is over: whoever asks again before it yields is told the same. */
 const asked_per_turn = 8
 
-export interface Setup {
+interface Setup {
   readonly pick: Pick
   readonly shuffle: boolean
   readonly onOperation: ((operation: Operation, phase: "before" | "after") => void) | undefined

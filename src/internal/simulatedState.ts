@@ -119,7 +119,7 @@ interface EntryChange {
   readonly names: ReadonlyArray<readonly [name: string, target: number | undefined]>
 }
 
-export type Change = DataChange | EntryChange
+type Change = DataChange | EntryChange
 
 /** Takes each decision on what survives: one of `count` possibilities, the last of which is the newest. */
 export type Pick = (count: number) => number

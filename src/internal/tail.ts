@@ -21,7 +21,7 @@ const settled_ms = 3_000
 const between_looks_min = Duration.millis(1)
 
 /** What of a log that is open for write is needed to wait for records. */
-export interface Growing<E> {
+interface Growing<E> {
   readonly end: () => Position
   /** Also once the log is closed. */
   readonly read: (from: From, to: Position) => Stream.Stream<LogRecord, E>
@@ -61,7 +61,7 @@ export const tailOfLog = <E>(log: Growing<E>, from: From): Stream.Stream<LogReco
   }))
 
 /** What of a directory that another process writes is needed to look for records again and again. */
-export interface Watched<E> {
+interface Watched<E> {
   readonly read: (from: Position) => Stream.Stream<LogRecord, E>
   /** A place from which on all records of a txid and above are. */
   readonly locate: (txid: number) => Effect.Effect<Position, E>

@@ -18,7 +18,7 @@ import { framesIn } from "./frames.ts"
 /** What is on a disk. */
 export type Files = SimulatedDisk["files"]
 
-export type KvOptions = Parameters<typeof Kv.make>[0]
+type KvOptions = Parameters<typeof Kv.make>[0]
 
 export const over = (disk: SimulatedDisk) => <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Effect.provideService(effect, Disk.Disk, disk.service)

@@ -124,7 +124,7 @@ export const plain = (record: LogRecord): Plain => ({
 })
 
 /** A frame in some bytes; key and payload are views on them. */
-export interface Framed {
+interface Framed {
   readonly offset: number
   readonly len: number
   readonly type: Type

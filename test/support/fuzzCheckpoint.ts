@@ -20,7 +20,7 @@ interface Write {
   readonly value: Uint8Array | undefined
 }
 
-export interface CheckpointCase {
+interface CheckpointCase {
   readonly before: ReadonlyArray<Write>
   readonly after: ReadonlyArray<Write>
   readonly segmentSize: number

@@ -7,7 +7,7 @@ import { changed, changeNames, recordOf } from "./fuzzFrames.ts"
 import { frameAt } from "./fuzzReference.ts"
 import { joined, type Source } from "./fuzzSource.ts"
 
-export interface DecoderCase {
+interface DecoderCase {
   readonly bytes: Uint8Array
   /** Bytes of the buffer before and behind `bytes`, which are none of the decoder's business. */
   readonly before: number

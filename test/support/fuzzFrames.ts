@@ -3,7 +3,7 @@ import { crc32c } from "@node-rs/crc32"
 import { frameAt, framesFrom } from "./fuzzReference.ts"
 import { joined, type Source } from "./fuzzSource.ts"
 
-export interface FrameFields {
+interface FrameFields {
   readonly type?: number | undefined
   readonly txid: number | bigint
   readonly key?: Uint8Array | undefined

@@ -9,7 +9,7 @@ import { inMemory, type Tally } from "./fuzzBench.ts"
 import { importOf } from "./fuzzReference.ts"
 import { joined, type Source } from "./fuzzSource.ts"
 
-export interface ImportCase {
+interface ImportCase {
   readonly bytes: Uint8Array
   /** Where a chunk ends. */
   readonly cuts: ReadonlyArray<number>

@@ -12,7 +12,7 @@ import { recordOf } from "./fuzzFrames.ts"
 import { type Entry, framesFrom, segmentName } from "./fuzzReference.ts"
 import { joined, type Source } from "./fuzzSource.ts"
 
-export interface LockCase {
+interface LockCase {
   readonly text: Uint8Array
   readonly segments: ReadonlyArray<readonly [id: number, bytes: Uint8Array]>
   readonly isHeld: boolean

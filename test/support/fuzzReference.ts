@@ -57,7 +57,7 @@ export interface ReferenceRecord {
   readonly payload: Uint8Array
 }
 
-export type ReferenceFrame =
+type ReferenceFrame =
   | { readonly ok: true; readonly record: ReferenceRecord }
   | { readonly ok: false; readonly reason: string; readonly found: number | undefined; readonly length: number }
 
@@ -128,7 +128,7 @@ const allZeros = (bytes: Uint8Array, from: number, to: number): boolean => {
 }
 
 /** Whole valid frames at any later byte, of a higher txid. What stands inside one of them is its payload. */
-export const laterFramesOf = (bytes: Uint8Array, offset: number, txid: number): number => {
+const laterFramesOf = (bytes: Uint8Array, offset: number, txid: number): number => {
   let count = 0
   for (let at = offset + 1; at < bytes.length; at++) {
     if (bytes[at] !== 0x44) continue
@@ -167,7 +167,7 @@ const lacksSector = (bytes: Uint8Array, offset: number, length: number): boolean
 }
 
 /** The verdict on bytes of which no frame starts at `offset`; `txid` is that of the last valid record before it. */
-export const verdictAt = (
+const verdictAt = (
   bytes: Uint8Array,
   where: { readonly segment: number; readonly offset: number; readonly active: boolean; readonly txid: number }
 ): Verdict => {
@@ -273,7 +273,7 @@ export const foldOf = (records: ReadonlyArray<ReferenceRecord>): Map<string, Ref
 
 // -- imports ----------------------------------------------------------------------------------------------------------
 
-export interface ReferenceImport {
+interface ReferenceImport {
   readonly entries: ReadonlyArray<readonly [key: Buffer, value: Buffer]>
   /** The number of the first bad line. */
   readonly bad: number | undefined

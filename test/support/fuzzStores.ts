@@ -170,7 +170,7 @@ const takenTorn = (tree: Map<string, Entry>): void => {
   tree.set(`${stem}-2.torn`, { kind: "directory" })
 }
 
-export const makeTree = (source: Source, made: Array<string>): Tree => {
+const makeTree = (source: Source, made: Array<string>): Tree => {
   const fixture = source.chance(40) ? source.among(fixtures) : undefined
   const segments: Segments = fixture === undefined ? madeUp(source) : new Map(fixture)
   for (let count = source.oneOf([0, 1, 2, 3, 4, 6, 9]); count > 0; count--) {

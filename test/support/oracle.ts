@@ -7,7 +7,7 @@ import { parse, validAt } from "./stores.ts"
 
 const sector = 512
 
-export interface Judged {
+interface Judged {
   readonly verdict: "Torn" | "CorruptTail" | "CorruptSegment"
   readonly segment: number
   readonly offset: number

@@ -21,7 +21,7 @@ const enterFlags = isRoot ? ["--mount"] : ["--user", "--preserve-credentials", "
 /** `tmpfs`, or an ext4 in a file of such a one: it allocates late and in blocks, as the disks of servers do. */
 export type Kind = "tmpfs" | "ext4"
 
-export interface Size {
+interface Size {
   readonly bytes: number
   /** How many files and directories it takes. */
   readonly names: number
