@@ -308,8 +308,7 @@ export const syncAncestors = Effect.fnUntraced(function*(
 const unsyncable: ReadonlySet<string> = new Set(["EACCES", "EPERM", "EROFS", "EINVAL"])
 
 // A regular file that takes no byte and reports no error would be asked for ever.
-const tookNothing = (file: DiskFile): IoError =>
-  new IoError({ operation: "write", path: file.path, code: "ENOSPC", cause: undefined })
+const tookNothing = (file: DiskFile): IoError => new IoError({ operation: "write", path: file.path, code: "ENOSPC" })
 
 const retryInterrupted = <A>(effect: Effect.Effect<A, IoError>): Effect.Effect<A, IoError> =>
   Effect.catch(effect, (error) => error.code === "EINTR" ? retryInterrupted(effect) : Effect.fail(error))

@@ -166,17 +166,14 @@ const take = Effect.fnUntraced(function*(
     }
     yield* file.close
   }
-  return yield* new IoError({ operation: "flock", path, code: "ESTALE", cause: undefined })
+  return yield* new IoError({ operation: "flock", path, code: "ESTALE" })
 })
 
-interface Found {
-  readonly unsynced: Unsynced | undefined
-}
-
-interface Held extends Found {
+interface Held {
   readonly disk: Disk.DiskService
   readonly directory: string
   readonly file: Disk.LockFile
+  readonly unsynced: Unsynced | undefined
 }
 
 /** The locks of this process. */
@@ -194,7 +191,7 @@ const settle = Effect.fnUntraced(function*(
   directory: string,
   file: Disk.LockFile,
   isOwn: () => boolean
-): Effect.fn.Return<Found | undefined, LockHeld | LockUnavailable | IoError> {
+): Effect.fn.Return<Pick<Held, "unsynced"> | undefined, LockHeld | LockUnavailable | IoError> {
   if (!(yield* file.tryLock)) {
     const pid = Number.parseInt(yield* file.readText, 10)
     return yield* new LockHeld({ directory, pid: pid > 0 ? pid : undefined, isOwn: isOwn() })

@@ -7,7 +7,7 @@ import { Arbitrary, Schema } from "effect"
 import * as Frame from "../src/Frame.ts"
 import { halfSipHash } from "../src/internal/halfSipHash.ts"
 import { type FrozenKeydir, Keydir, type KeydirSnapshot, type KeyRange, slabs_max } from "../src/internal/keydir.ts"
-import { key_bytes_max, len_max, locate, type Located, slab_words } from "../src/internal/keyRecord.ts"
+import { len_max, locate, type Located, slab_words } from "../src/internal/keyRecord.ts"
 import { copyShared, isShared, noSlots } from "../src/internal/keyTable.ts"
 
 type Model = Map<string, Omit<Located, "key">>
@@ -579,9 +579,9 @@ describe("Keydir", () => {
     const keydir = new Keydir()
     load(keydir, 0, 1)
     const bytes = bytesOf(keydir)
-    keydir.set(new Uint8Array(key_bytes_max), 1, 1, 100)
+    keydir.set(new Uint8Array(Frame.key_bytes_max), 1, 1, 100)
     const snapshot = keydir.snapshot()
-    keydir.delete(new Uint8Array(key_bytes_max))
+    keydir.delete(new Uint8Array(Frame.key_bytes_max))
     assert.isAtMost(bytesOf(keydir), bytes + 128)
     assert.strictEqual(drain(snapshot, { ordered: true }).located.length, 2)
   })
@@ -663,7 +663,7 @@ describe("Keydir", () => {
   })
 
   it("the empty key and a key of 65,536 bytes are keys like any other", () => {
-    const longest = new Uint8Array(key_bytes_max).fill(7)
+    const longest = new Uint8Array(Frame.key_bytes_max).fill(7)
     const shorter = longest.subarray(1)
     // 65,520 bytes make a record of exactly one slab.
     const slabful = longest.subarray(16)
@@ -678,7 +678,7 @@ describe("Keydir", () => {
 
   it("a place is kept whole up to its limits, and refused beyond them", () => {
     const keydir = new Keydir()
-    for (const k of [key("a"), new Uint8Array(key_bytes_max)]) {
+    for (const k of [key("a"), new Uint8Array(Frame.key_bytes_max)]) {
       keydir.set(k, 2 ** 32 - 1, 2 ** 48 - 1, len_max)
       const entry = keydir.find(k)
       assert.deepStrictEqual(
@@ -689,7 +689,7 @@ describe("Keydir", () => {
         assert.throws(() => keydir.set(k, segment, offset, len), RangeError)
       }
     }
-    const tooLong = new Uint8Array(key_bytes_max + 1)
+    const tooLong = new Uint8Array(Frame.key_bytes_max + 1)
     assert.throws(() => keydir.set(tooLong, 1, 0, 1), RangeError)
     assert.deepStrictEqual([keydir.find(tooLong), keydir.delete(tooLong), keydir.size], [-1, 0, 2])
     assert.isAtLeast(len_max, Frame.frame_bytes_max)
@@ -735,7 +735,7 @@ describe("KeydirSnapshot", () => {
 
   it("ranges at the edges of the keys", () => {
     const keydir = new Keydir()
-    const longest = new Uint8Array(key_bytes_max).fill(0xFF)
+    const longest = new Uint8Array(Frame.key_bytes_max).fill(0xFF)
     const all = ["", "\x00", "a", "a\x00", "a\xff", "a\xff\xff", "b", "\xff", "\xff\xff"].map(key)
     const model = fill(keydir, [...all, longest])
     const snapshot = keydir.snapshot()
@@ -743,7 +743,7 @@ describe("KeydirSnapshot", () => {
       same(snapshot, model, range)
       return drain(snapshot, { ordered: true, range }).located.length
     }
-    const longer = new Uint8Array(key_bytes_max + 3).fill(0xFF)
+    const longer = new Uint8Array(Frame.key_bytes_max + 3).fill(0xFF)
     assert.strictEqual(count({ prefix: key("") }), 10)
     assert.strictEqual(count({ prefix: key("a") }), 4)
     assert.strictEqual(count({ prefix: key("a\xff") }), 2)
@@ -770,8 +770,8 @@ describe("KeydirSnapshot", () => {
 
     const large = new Keydir()
     for (let n = 0; n < 40; n++) {
-      const k = new Uint8Array(key_bytes_max).fill(1)
-      new DataView(k.buffer).setUint32(key_bytes_max - 4, n)
+      const k = new Uint8Array(Frame.key_bytes_max).fill(1)
+      new DataView(k.buffer).setUint32(Frame.key_bytes_max - 4, n)
       large.set(k, 1, n, 100)
     }
     for (const ordered of [true, false]) {

@@ -2,6 +2,7 @@
  * The human form of bytes, records and reports. Pure.
  */
 import type { LogRecord, RecordType } from "../Frame.ts"
+import type { Place } from "../Kv.ts"
 import type { RecordRef } from "../Log.ts"
 
 /** How bytes are shown. */
@@ -62,13 +63,7 @@ export const plain = (bytes: Uint8Array, options: BytesOptions): string => {
 
 const typeNames: { readonly [Type in RecordType]: string } = { Raw: "RAW", Put: "PUT", Delete: "DEL" }
 
-interface Placed {
-  readonly segment: number
-  readonly offset: number
-  readonly len: number
-}
-
-const place = ({ len, offset, segment }: Placed): string =>
+const place = ({ len, offset, segment }: Place): string =>
   `seg=${String(segment).padStart(8, "0")} off=${String(offset).padStart(10)} len=${String(len).padStart(8)}`
 
 const txid = (record: { readonly txid: number }): string => `txid=${String(record.txid).padStart(10)}`

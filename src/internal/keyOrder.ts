@@ -6,12 +6,12 @@
  *
  * Indexed reads are `as number`: a heap or run index is bounded by the loop that counts it.
  */
+import { key_bytes_max } from "../Frame.ts"
 import {
   compareAt,
   compareEntries,
   header_words,
   isLiveAt,
-  key_bytes_max,
   keyLenAt,
   keyWords,
   packAt,

@@ -21,8 +21,6 @@ export const slab_bits = 14
 export const slab_words = 2 ** slab_bits
 /** Words of a record before its key. */
 export const header_words = 4
-/** The format's limit on a key; the record has 17 bits for it. */
-export { key_bytes_max } from "../Frame.ts"
 /** What bits 0 to 26 hold: more than a frame of the longest key and the longest payload. */
 export const len_max = 2 ** 27 - 1
 

@@ -24,6 +24,7 @@
  * Indexed reads are `as number` or `as` an array: slots are masked by their table's length, stripes come from ten bits,
  * and slab and word of an entry id were in range when the id was made.
  */
+import { key_bytes_max } from "../Frame.ts"
 import { halfSipHash } from "./halfSipHash.ts"
 import { type KeydirSnapshot, snapshotOf } from "./keyOrder.ts"
 import * as keyRecord from "./keyRecord.ts"
@@ -123,7 +124,7 @@ export class Keydir {
 
   /** `set` for a key at hand. */
   setPacked(hash: number, from: number, keyLen: number, segment: number, offset: number, len: number): number {
-    if (keyLen > keyRecord.key_bytes_max || segment > segment_max || offset > offset_max || len > keyRecord.len_max) {
+    if (keyLen > key_bytes_max || segment > segment_max || offset > offset_max || len > keyRecord.len_max) {
       throw new RangeError(`keydir: no room for key of ${keyLen} at ${segment}:${offset}+${len}`)
     }
     const stripe = hash >>> stripe_shift

@@ -140,7 +140,7 @@ const tryLock = (path: string, fd: number): Effect.Effect<boolean, IoError | Loc
       const code = flock.tryExclusive(fd)
       if (code === undefined) return Effect.succeed(true)
       if (code === "EAGAIN" || code === "EWOULDBLOCK") return Effect.succeed(false)
-      if (code !== "EINTR") return Effect.fail(new IoError({ operation: "flock", path, code, cause: undefined }))
+      if (code !== "EINTR") return Effect.fail(new IoError({ operation: "flock", path, code }))
     }
   })
 

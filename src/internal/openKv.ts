@@ -176,7 +176,7 @@ const open = Effect.fnUntraced(function*(
       covered = projection.counts
     }
   }
-  const { lock, log, parts } = yield* openLog({ ...logOptions, replay: undefined }, {
+  const { lock, log, parts } = yield* openLog(logOptions, {
     fold: (frames) => projection.fold(frames),
     resume: policy === "never" ? undefined : resume,
     cacheSize

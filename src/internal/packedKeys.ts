@@ -2,9 +2,10 @@
  * The keys at hand as words: packed once, then hashed, compared and copied. Nothing waits while they are, so one array
  * is enough; it holds the longest key there can be, or many.
  */
+import { key_bytes_max } from "../Frame.ts"
 import * as keyRecord from "./keyRecord.ts"
 
-export const packed_words = keyRecord.keyWords(keyRecord.key_bytes_max)
+export const packed_words = keyRecord.keyWords(key_bytes_max)
 export const packed = new Uint32Array(packed_words)
 
 /** Whether the record's key is the one at hand that begins at `from`. */

@@ -266,8 +266,7 @@ const mismatch = (source: Source, place: Place): CorruptSegment =>
     directory: source.directory,
     segment: place.segment,
     offset: place.offset,
-    reason: "RecordMismatch",
-    found: undefined
+    reason: "RecordMismatch"
   })
 
 /** What `next` gives, until that is `undefined`. Others run after each step. */

@@ -8,6 +8,7 @@ import * as Stream from "effect/Stream"
 import * as Disk from "../Disk.ts"
 import { type CorruptSegment, InvalidPosition, type IoError } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
+import type { RefLike } from "../Log.ts"
 import * as Recovery from "../Recovery.ts"
 import type { Damage } from "./damage.ts"
 import type { Place, SegmentFiles } from "./segmentFiles.ts"
@@ -97,7 +98,7 @@ export const readRef = (
   disk: Disk.DiskService,
   directory: string,
   files: SegmentFiles,
-  ref: Place & { readonly txid?: number | undefined },
+  ref: RefLike,
   chunkSize: number
 ): Effect.Effect<Frame.LogRecord, IoError | CorruptSegment | InvalidPosition> =>
   !isPlace(ref) ? Effect.fail(invalidPosition(directory, ref)) : Effect.matchEffect(files.read(ref), {

@@ -258,7 +258,7 @@ const forEachChunk = Effect.fnUntraced(function*(
   let at = start
   while (at < end) {
     const count = yield* Disk.readFully(file, chunk, 0, Math.min(chunk.length, end - at), at)
-    if (count === 0) return yield* new IoError({ operation: "read", path: file.path, code: "EIO", cause: undefined })
+    if (count === 0) return yield* new IoError({ operation: "read", path: file.path, code: "EIO" })
     yield* use(chunk, count, at)
     at += count
   }

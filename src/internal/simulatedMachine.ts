@@ -151,7 +151,7 @@ export class Machine {
   }
 
   #error(kind: Kind, path: string, code: string): IoError {
-    return new IoError({ operation: operationNames[kind], path, code, cause: undefined })
+    return new IoError({ operation: operationNames[kind], path, code })
   }
 
   /** A call in the pool: at once, or, when completions are shuffled, in an order of the seed's. */

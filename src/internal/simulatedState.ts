@@ -306,8 +306,8 @@ export class State {
         return names
       },
       (node) => {
-        const changes = this.#pending.filter((change) => change._tag === "data" && change.node === node.id)
-        return anyContent(node.durable, changes.filter((change) => change._tag === "data"), pick)
+        const changes = this.#pending.filter((change) => change._tag === "data")
+        return anyContent(node.durable, changes.filter((change) => change.node === node.id), pick)
       }
     )
   }
