@@ -278,16 +278,6 @@ describe("reading and writing", () => {
       assert.strictEqual(text(yield* kv.get("a")), "1")
     }))
 
-  it.effect("fixtures open with the live keys that their description says", () =>
-    Effect.gen(function*() {
-      const kv = yield* Kv.make({ directory: yield* copyFixture("delete_tombstone") })
-      assert.deepStrictEqual(yield* entriesOf(kv), [["alpha", "3"]])
-      const odd = yield* Kv.make({ directory: yield* copyFixture("odd_bytes") })
-      assert.strictEqual(yield* odd.size, 3)
-      assert.strictEqual(text(yield* odd.get("ключ")), "значение")
-      assert.strictEqual(text(yield* odd.get("")), "empty key")
-    }))
-
   it.effect("after its scope has closed every call that needs the disk fails typed, and nothing is written", () =>
     Effect.gen(function*() {
       const directory = yield* temporaryDirectory

@@ -1,18 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import {
-  Cause,
-  Config,
-  ConfigProvider,
-  Deferred,
-  Effect,
-  Exit,
-  Fiber,
-  Layer,
-  References,
-  Schedule,
-  Scope,
-  Stream
-} from "effect"
+import { Cause, Config, ConfigProvider, Deferred, Effect, Exit, Fiber, Layer, References, Scope, Stream } from "effect"
 import * as Logger from "effect/Logger"
 import { TestClock } from "effect/testing"
 import * as Tracer from "effect/Tracer"
@@ -995,41 +982,6 @@ describe("opening", () => {
       for (const name of ["file", "file/below", "nul\0byte", "x".repeat(300)]) {
         assert.strictEqual((yield* Effect.flip(Log.make({ directory: `${root}/${name}` })))._tag, "IoError", name)
       }
-    }))
-
-  it.effect("two logs in one process cannot meet: the second is told who holds the lock", () =>
-    Effect.gen(function*() {
-      const directory = yield* temporaryDirectory
-      const first = yield* Scope.make()
-      yield* Scope.provide(Log.make({ directory }), first)
-      const error = yield* Effect.flip(Log.make({ directory }))
-      assert.deepInclude(error, { _tag: "LockHeld", directory, pid: process.pid })
-      const other = NodePath.join(yield* temporaryDirectory, "link")
-      NFS.symlinkSync(directory, other)
-      assert.strictEqual((yield* Effect.flip(Log.make({ directory: other })))._tag, "LockHeld")
-      yield* Scope.close(first, Exit.void)
-      yield* Log.make({ directory })
-    }))
-
-  it.live("waiting for the lock ends when the holder does, and with LockHeld when the time is up", () =>
-    Effect.gen(function*() {
-      const directory = yield* temporaryDirectory
-      const first = yield* Scope.make()
-      yield* Scope.provide(Log.make({ directory }), first)
-      for (
-        const waitForLock of ["50 millis", Schedule.max([Schedule.spaced("10 millis"), Schedule.recurs(3)])] as const
-      ) {
-        const error = yield* Effect.flip(Log.make({ directory, waitForLock }))
-        assert.strictEqual(error._tag, "LockHeld")
-      }
-      const second = yield* Effect.forkChild(
-        Effect.scoped(Effect.flatMap(Log.make({ directory, waitForLock: "10 seconds" }), (log) => log.append("mine"))),
-        { startImmediately: true }
-      )
-      yield* Effect.sleep("30 millis")
-      assert.isUndefined(second.pollUnsafe())
-      yield* Scope.close(first, Exit.void)
-      assert.strictEqual((yield* Fiber.join(second)).txid, 1)
     }))
 
   it.effect("a failed open lets go of the lock and every descriptor at once, though the scope lives on", () =>

@@ -653,14 +653,6 @@ describe("a failing disk while the store is opened", () => {
       }
     }))
 
-  it.live("the pid that cannot be written to the lock file keeps no store from being opened", () =>
-    Effect.gen(function*() {
-      const disk = new FaultyDisk()
-      disk.failNext("writeText", "ENOSPC")
-      const log = yield* over(disk)(Log.make({ directory: yield* temporaryDirectory }))
-      assert.strictEqual((yield* log.append("one")).txid, 1)
-    }))
-
   it.live("a reader that cannot read fails typed and keeps no descriptor", () =>
     Effect.gen(function*() {
       const directory = yield* temporaryDirectory
