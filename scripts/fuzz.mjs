@@ -6,12 +6,13 @@
 // V8 counts which blocks of src/ have run, and an input that reaches a new one is kept, to be mutated now and then. An
 // input that fails is made small and printed with the way to see it again, and ends it with status 1. Each target runs
 // in a process of its own, with a limit on its memory, so that one that hangs or dies is known by its last input.
-import { fork, spawnSync } from "node:child_process"
-import { mkdirSync, openSync, readFileSync, rmSync, symlinkSync, writeFileSync, writeSync } from "node:fs"
+import { fork } from "node:child_process"
+import { openSync, readFileSync, rmSync, symlinkSync, writeSync } from "node:fs"
 import { Session } from "node:inspector/promises"
 import { dirname, join } from "node:path"
 import { fileURLToPath, pathToFileURL } from "node:url"
 import { parseArgs } from "node:util"
+import { compile } from "./compile.mjs"
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const work = join(root, ".tmp", "fuzz")
@@ -128,22 +129,6 @@ const runTarget = async () => {
 
 // -- all of them ------------------------------------------------------------------------------------------------------
 
-/** The suite is TypeScript; Node 20 wants JavaScript. */
-const compile = () => {
-  mkdirSync(join(out, "test"), { recursive: true })
-  const compilerOptions = { rootDir: root, outDir: out, declaration: false, declarationMap: false, sourceMap: false }
-  const files = [join(root, "test", "support", "fuzz.ts")]
-  writeFileSync(
-    join(work, "tsconfig.json"),
-    JSON.stringify({ extends: join(root, "tsconfig.base.json"), compilerOptions, files })
-  )
-  const tsc = join(root, "node_modules", "typescript", "bin", "tsc")
-  const { status } = spawnSync(process.execPath, [tsc, "-p", work], { cwd: root, stdio: "inherit" })
-  if (status !== 0) process.exit(status ?? 1)
-  rmSync(join(out, "test", "fixtures"), { force: true })
-  symlinkSync(join(root, "test", "fixtures"), join(out, "test", "fixtures"))
-}
-
 /** Runs a target for its share of the time: what it came to, and what is wrong, if anything is. */
 const watch = (name, share) =>
   new Promise((resolve) => {
@@ -207,7 +192,9 @@ const again = async () => {
 if (values.worker) await runTarget()
 else {
   const isNumber = minutes > 0 && Number.isSafeInteger(seed) && seed >= 0 && runs > 0
-  compile()
+  compile(work, "fuzz.ts")
+  rmSync(join(out, "test", "fixtures"), { force: true })
+  symlinkSync(join(root, "test", "fixtures"), join(out, "test", "fixtures"))
   const { targets } = await load("test/support/fuzz.js")
   const names = targets.map(({ name }) => name).filter((name) => name === (values.target ?? name))
   if (!isNumber || names.length === 0 || (values.input !== undefined && values.target === undefined)) {
