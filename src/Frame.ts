@@ -204,8 +204,7 @@ export const encodeWithView = (
   key: Uint8Array,
   payload: Uint8Array
 ): number => {
-  const recordType = type === "Raw" ? 0 : type === "Put" ? 1 : 2
-  writeHeader(target, view, at, recordType, key.length, payload.length)
+  writeHeader(target, view, at, type, key.length, payload.length)
   writeTxid(view, at, txid)
   if (key.length > 0) target.set(key, at + header_bytes)
   target.set(payload, at + header_bytes + key.length)
@@ -214,17 +213,18 @@ export const encodeWithView = (
   return end + crc_bytes
 }
 
-const writeHeader = (
+/** The header of a frame that is still to be numbered (`renumber`). @internal */
+export const writeHeader = (
   target: Uint8Array,
   view: DataView,
   at: number,
-  recordType: number,
+  type: RecordType,
   keyLength: number,
   payloadLength: number
 ): void => {
   view.setUint32(at, magic, true)
   view.setUint16(at + fieldOffset.version, version, true)
-  target[at + fieldOffset.recordType] = recordType
+  target[at + fieldOffset.recordType] = type === "Raw" ? 0 : type === "Put" ? 1 : 2
   target[at + fieldOffset.flags] = 0
   view.setUint32(at + fieldOffset.keyLength, keyLength, true)
   view.setUint32(at + fieldOffset.payloadLength, payloadLength, true)
@@ -234,15 +234,6 @@ const writeTxid = (view: DataView, at: number, txid: number): void => {
   view.setUint32(at + fieldOffset.txid, txid >>> 0, true)
   view.setUint32(at + fieldOffset.txid + 4, Math.floor(txid / 0x1_0000_0000), true)
 }
-
-/** The header of a Put that is still to be numbered (`renumber`). @internal */
-export const writePutHeader = (
-  target: Uint8Array,
-  view: DataView,
-  at: number,
-  keyLength: number,
-  payloadLength: number
-): void => writeHeader(target, view, at, 1, keyLength, payloadLength)
 
 /**
  * What `decode` found: a whole valid frame and where it ends, or why there is none. `found` is the offending value of a
@@ -321,7 +312,7 @@ export const damaged = (
   view: DataView,
   at: number,
   code: number
-): { readonly _tag: "Damaged"; readonly reason: DamageReason; readonly found?: number | undefined } => {
+): Extract<Decoded, { readonly _tag: "Damaged" }> => {
   switch (code) {
     case badMagic:
       return { _tag: "Damaged", reason: "BadMagic", found: view.getUint32(at, true) }

@@ -55,7 +55,7 @@ export class PutBuffer implements PutFrames {
   /** Makes a frame of the key and the value that stand where they belong. */
   #add(keyLength: number, valueLength: number): void {
     const at = this.length
-    Frame.writePutHeader(this.bytes, this.view, at, keyLength, valueLength)
+    Frame.writeHeader(this.bytes, this.view, at, "Put", keyLength, valueLength)
     this.starts[++this.to] = at + Frame.encodedLength(keyLength, valueLength)
   }
 
