@@ -160,12 +160,11 @@ const refuseSpecial = Effect.fnUntraced(function*(
   }
 })
 
-// Most texts are written on this thread, in two calls at most.
+// Most texts are written on this thread.
 const append = (file: Disk.DiskFile, text: Uint8Array): Effect.Effect<void, IoError> => {
-  if (text.length > 2 * Disk.blocking_bytes_max) return Disk.appendFully(file, text, 0, text.length)
+  if (text.length > Disk.blocking_bytes_max) return Disk.appendFully(file, text, 0, text.length)
   return Effect.suspend(() => {
-    const half = Math.min(text.length, Disk.blocking_bytes_max)
-    const failed = Disk.appendFullyNow(file, text, 0, half) ?? Disk.appendFullyNow(file, text, half, text.length)
+    const failed = Disk.appendFullyNow(file, text, 0, text.length)
     return failed === undefined ? Effect.void : Effect.fail(failed)
   })
 }
