@@ -1,7 +1,32 @@
-/** Records as a caller gives them, turned into what the writer takes. */
+/** Records as a caller gives them, turned into what the writer takes, and what they may be. */
+import { LimitExceeded } from "../Errors.ts"
+import * as Frame from "../Frame.ts"
 import type { RecordInput } from "../Log.ts"
 import { toBytes } from "./bytes.ts"
-import type { Entry } from "./writer.ts"
+
+/** A record to write, its strings already bytes. */
+export interface Entry {
+  readonly type: Frame.RecordType
+  readonly key: Uint8Array
+  readonly payload: Uint8Array
+}
+
+/** Of its frame. */
+export const lengthOf = (entry: Entry): number => Frame.encodedLength(entry.key.length, entry.payload.length)
+
+const limit = (limit: "key" | "payload", actual: number, maximum: number): LimitExceeded | undefined =>
+  actual > maximum ? new LimitExceeded({ limit, actual, maximum }) : undefined
+
+export const keyLimit = (bytes: number): LimitExceeded | undefined => limit("key", bytes, Frame.key_bytes_max)
+
+export const payloadLimit = (bytes: number): LimitExceeded | undefined =>
+  limit("payload", bytes, Frame.payload_bytes_max)
+
+export const recordLimit = ({ key, payload }: Pick<Entry, "key" | "payload">): LimitExceeded | undefined =>
+  keyLimit(key.length) ?? payloadLimit(payload.length)
+
+export const txidLimit = (actual: number): LimitExceeded =>
+  new LimitExceeded({ limit: "txid", actual, maximum: Frame.txid_max })
 
 const empty = new Uint8Array(0)
 

@@ -1,6 +1,7 @@
 /** Who is told of records as they are written. */
+import type { Entry } from "./entries.ts"
 import type { Frames } from "./frames.ts"
-import type { Entry, RecordRef } from "./writer.ts"
+import type { RecordRef } from "./writer.ts"
 
 /**
  * Called in the order of the file, in the step that wrote: with a record, or with many at once. It must copy what it

@@ -6,7 +6,7 @@ import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import { InvalidLine } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
-import { recordLimit } from "./limits.ts"
+import { recordLimit } from "./entries.ts"
 import type { Line } from "./lines.ts"
 
 const base64 = (bytes: Uint8Array): string =>

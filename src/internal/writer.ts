@@ -21,18 +21,11 @@ import type { Lock } from "../Lock.ts"
 import { type Position, segment_max, segmentPath } from "../Recovery.ts"
 import { roomFor } from "./bytes.ts"
 import { closedError } from "./closed.ts"
+import { type Entry, lengthOf, recordLimit, txidLimit } from "./entries.ts"
 import type { Frames, PutFrames } from "./frames.ts"
-import { lengthOf, recordLimit, txidLimit } from "./limits.ts"
 import { Observers } from "./observers.ts"
 import type { SegmentFiles } from "./segmentFiles.ts"
 import { ofStore } from "./storeLogs.ts"
-
-/** A record to write, its strings already bytes. */
-export interface Entry {
-  readonly type: Frame.RecordType
-  readonly key: Uint8Array
-  readonly payload: Uint8Array
-}
 
 /** Where a record was written. */
 export interface RecordRef {
