@@ -18,20 +18,23 @@
  * @since 0.1.0
  */
 import * as Arr from "effect/Array"
-import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
-import * as Fiber from "effect/Fiber"
-import type * as Pull from "effect/Pull"
 import * as Schema from "effect/Schema"
-import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as NodePath from "node:path"
 import * as Disk from "./Disk.ts"
 import { CorruptSegment, CorruptTail, DamageReason, type IoError } from "./Errors.ts"
-import * as Frame from "./Frame.ts"
-import { roomFor, sharedBytes } from "./internal/bytes.ts"
-import { classify, type Damage, type Damaged } from "./internal/damage.ts"
-import { firstTxid, type Frames, recordsOf, verified } from "./internal/frames.ts"
+import type * as Frame from "./Frame.ts"
+import type { Damage } from "./internal/damage.ts"
+import { firstTxid, type Frames, recordsOf } from "./internal/frames.ts"
+import {
+  type Memory,
+  ownMemory,
+  type Progress,
+  SegmentReader,
+  type SegmentScan,
+  twoInTurn
+} from "./internal/segmentReader.ts"
 
 /** Bytes that a reader asks the disk for at once. @category constants @since 0.1.0 */
 export const chunk_bytes_default = 1_048_576
@@ -79,22 +82,6 @@ export interface Position {
   readonly segment: number
   readonly offset: number
 }
-
-// Below this part of a chunk it does not matter that the record at its end is read again with the next one.
-const small_fraction = 32
-
-// In a longer chunk than that there is but one record, and two of them are enough in memory.
-const ahead_bytes_max = 4_194_304
-
-// Small records in so many bytes are checked and folded into an index in two milliseconds.
-const fold_bytes_max = 524_288
-
-// The first chunk is this part of one, and each is that much longer than the last.
-const warm_steps = 32
-const warm_growth = 1.25
-
-// A file that changes under the reader is read again this often before the verdict stands.
-const changes_max = 16
 
 /** The file name of a segment. @category getters @since 0.1.0 */
 export const segmentName = (id: number): string => `${String(id).padStart(8, "0")}.dwal`
@@ -162,40 +149,6 @@ export const frames = (directory: string, options: FramesOptions): Stream.Stream
 export const chunks = (directory: string, options: FramesOptions): Stream.Stream<Frames, IoError | Damage> =>
   read(directory, options, twoInTurn, Arr.of)
 
-/** What is read into, how much at once, and how many reads may be under way while one is looked at. */
-interface Memory {
-  readonly chunkSize: () => number
-  readonly reads: number
-  readonly bytes: (length: number) => Uint8Array<ArrayBuffer>
-}
-
-const ownMemory = (chunkSize: number): Memory => ({ chunkSize: () => chunkSize, reads: 2, bytes: sharedBytes })
-
-/**
- * One to read into while the other is looked at. What is longer than a chunk has memory of its own. The first chunks
- * are small: until the compiler is warm a record takes ten times as long, and others want their turn.
- */
-const twoInTurn = (wanted: number): Memory => {
-  const two: Array<Uint8Array<ArrayBuffer>> = []
-  const chunkSize = Math.min(wanted, fold_bytes_max)
-  let turn = 0
-  let size = chunkSize / warm_steps
-  return {
-    chunkSize: () => {
-      size = Math.min(chunkSize, size * warm_growth)
-      return Math.ceil(size)
-    },
-    reads: 1,
-    bytes: (length) => {
-      if (length > chunkSize) return sharedBytes(length)
-      turn = 1 - turn
-      let bytes = two[turn]
-      if (bytes === undefined || bytes.length < length) two[turn] = bytes = sharedBytes(roomFor(length, chunkSize))
-      return bytes.subarray(0, length)
-    }
-  }
-}
-
 const read = <A>(
   directory: string,
   options: FramesOptions,
@@ -226,12 +179,6 @@ const read = <A>(
       ))
   })
 
-/** The txid of the last valid record, which makes a frame behind damage a later one; looked for when it is needed. */
-interface Progress {
-  txid: number | undefined
-  readonly before: Effect.Effect<number, IoError>
-}
-
 const lastTxidBefore = Effect.fnUntraced(function*(
   directory: string,
   segments: ReadonlyArray<number>,
@@ -251,22 +198,6 @@ const lastTxidBefore = Effect.fnUntraced(function*(
   return 0
 })
 
-interface SegmentScan {
-  readonly id: number
-  readonly start: number
-  readonly end: number | undefined
-  readonly closed: boolean
-  readonly memory: Memory
-}
-
-interface Chunk {
-  readonly bytes: Uint8Array<ArrayBuffer>
-  readonly view: DataView
-  readonly base: number
-  /** The file ended before the chunk was full. */
-  readonly short: boolean
-}
-
 const segmentFrames = <A>(
   directory: string,
   scan: SegmentScan,
@@ -281,180 +212,6 @@ const segmentFrames = <A>(
     const reader = new SegmentReader(file, scan, size, progress, scope)
     return Stream.fromPull(Effect.succeed(Effect.map(reader.pull, each)))
   }))
-
-const readChunk = Effect.fnUntraced(function*(
-  file: Disk.DiskFile,
-  base: number,
-  bytes: Uint8Array<ArrayBuffer>
-): Effect.fn.Return<Chunk, IoError> {
-  const { length } = bytes
-  const count = yield* Disk.readFully(file, bytes, 0, length, base)
-  return { bytes: bytes.subarray(0, count), view: new DataView(bytes.buffer, 0, count), base, short: count < length }
-})
-
-/** A chunk on its way: the bytes from `at` to before `end`. */
-interface Ahead {
-  readonly at: number
-  readonly end: number
-  readonly fiber: Fiber.Fiber<Chunk, IoError>
-}
-
-/**
- * Reads one segment, a chunk a pull. Each chunk starts at a frame: the headers are walked first, which says where the
- * next chunk starts, so that it can be on its way while the checksums of this one are verified, and no byte is ever
- * copied. Large records are checked faster than they are read, so while they are of one size the chunk after the next
- * is on its way too, from where it starts if the next one is of that size as well.
- */
-class SegmentReader {
-  readonly #file: Disk.DiskFile
-  readonly #scan: SegmentScan
-  readonly #progress: Progress
-  readonly #scope: Scope.Scope
-  /** Where the file ended when it was opened: what a live writer adds later is not looked at. */
-  #size: number
-  #position: number
-  #ahead: Array<Ahead> = []
-  /** How many bytes the last record of the chunk before took. */
-  #lastBytes = 0
-  #damage: Damage | undefined
-  #changes = 0
-
-  constructor(
-    file: Disk.DiskFile,
-    scan: SegmentScan,
-    size: number,
-    progress: Progress,
-    scope: Scope.Scope
-  ) {
-    this.#file = file
-    this.#scan = scan
-    this.#size = size
-    this.#progress = progress
-    this.#scope = scope
-    this.#position = scan.start
-  }
-
-  readonly pull: Pull.Pull<Frames, IoError | Damage> = Effect.suspend(() =>
-    this.#damage !== undefined
-      ? Effect.fail(this.#damage)
-      : this.#position >= this.#size
-      ? Cause.done()
-      : Effect.flatMap(this.#next(), (frames) => frames === undefined ? this.pull : Effect.succeed(frames))
-  )
-
-  readonly #next = Effect.fnUntraced(function*(
-    this: SegmentReader
-  ): Effect.fn.Return<Frames | undefined, IoError> {
-    const ahead = this.#ahead.shift()
-    let chunk = ahead === undefined
-      ? yield* this.#read(this.#position, this.#scan.memory.chunkSize())
-      : yield* Fiber.join(ahead.fiber)
-    let walked = this.#walk(chunk)
-    while (walked.wanted > 0) {
-      chunk = yield* this.#read(this.#position, walked.wanted)
-      walked = this.#walk(chunk)
-    }
-    this.#position += walked.length
-    if (walked.damaged === undefined && this.#position < this.#size) yield* this.#readAhead(walked.last)
-    const frames = verified(this.#scan.id, chunk.base, chunk.bytes, chunk.view, walked.length)
-    if (frames !== undefined) this.#progress.txid = frames.last
-    const sound = frames?.length ?? 0
-    const damaged: Damaged | undefined = sound === walked.length
-      ? walked.damaged
-      : { reason: "CrcMismatch", offset: chunk.base + sound, length: Frame.lengthAt(chunk.view, sound) }
-    if (damaged !== undefined) yield* this.#judge(damaged)
-    return frames
-  })
-
-  #read(at: number, length: number): Effect.Effect<Chunk, IoError> {
-    return Effect.suspend(() => readChunk(this.#file, at, this.#scan.memory.bytes(Math.min(length, this.#size - at))))
-  }
-
-  /**
-   * How many bytes the frames take whose headers are sound and which are wholly in the chunk, how many the last of them
-   * takes, and either what is wrong behind them, or how many bytes the first frame wants when the chunk holds less than
-   * one.
-   */
-  #walk(chunk: Chunk): {
-    readonly length: number
-    readonly last: number
-    readonly wanted: number
-    readonly damaged: Damaged | undefined
-  } {
-    const { base, bytes, view } = chunk
-    // Somebody cut the file: it ends here now, unless whole frames are known to have been behind.
-    if (chunk.short && this.#scan.end === undefined) this.#size = base + bytes.length
-    let at = 0
-    let last = 0
-    const stop = (wanted: number, damaged?: Damaged) => ({ length: at, last, wanted, damaged })
-    while (at < bytes.length) {
-      const length = Frame.inspect(view, at, bytes.length)
-      if (length < Frame.headerTruncated) {
-        return stop(0, { ...Frame.damaged(view, at, length), offset: base + at, length: 0 })
-      }
-      if (length === Frame.headerTruncated || at + length > bytes.length) {
-        const needed = Math.max(length, Frame.header_bytes)
-        if (chunk.short || base + at + needed > this.#size) {
-          return stop(0, { reason: "Truncated", offset: base + at, length: 0 })
-        }
-        return stop(at === 0 ? needed : 0)
-      }
-      at += length
-      last = length
-    }
-    return chunk.short && base + at < this.#size
-      ? stop(0, { reason: "Truncated", offset: base + at, length: 0 })
-      : stop(0)
-  }
-
-  // Records tend to be of a size: whole ones of the last one's are read, so that little is read twice.
-  readonly #readAhead = Effect.fnUntraced(function*(
-    this: SegmentReader,
-    last_bytes: number
-  ): Effect.fn.Return<void> {
-    const chunkSize = this.#scan.memory.chunkSize()
-    const isSmall = last_bytes * small_fraction < chunkSize
-    const length = isSmall ? chunkSize : Math.ceil(chunkSize / last_bytes) * last_bytes
-    const isSteady = !isSmall && length <= ahead_bytes_max && last_bytes === this.#lastBytes
-    const reads = isSteady ? this.#scan.memory.reads : 1
-    this.#lastBytes = last_bytes
-    // Those that start elsewhere were of memory of their own: only what is certain is read into memory used in turn.
-    if (this.#ahead[0]?.at !== this.#position) this.#ahead = []
-    let at = this.#ahead.at(-1)?.end ?? this.#position
-    while (this.#ahead.length < reads && at < this.#size) {
-      const fiber = yield* Effect.forkIn(this.#read(at, length), this.#scope, { startImmediately: true })
-      this.#ahead.push({ at, end: at + length, fiber })
-      at += length
-    }
-  })
-
-  /**
-   * Settles what the damage is. Without the lock the bytes may have been a writer's half-written frame, or a tail under
-   * repair: if the file has changed since, it is read again from the damaged place.
-   */
-  readonly #judge = Effect.fnUntraced(function*(
-    this: SegmentReader,
-    damaged: Damaged
-  ): Effect.fn.Return<void, IoError> {
-    const { closed, id } = this.#scan
-    const txid = closed ? 0 : this.#progress.txid ?? (yield* this.#progress.before)
-    const where = { segment: id, size: this.#size, closed, txid }
-    const damage = yield* classify(this.#file, where, damaged)
-    if (!closed && damage.verdict !== "Torn" && this.#changes < changes_max) {
-      const size = yield* this.#file.size
-      if (size !== this.#size) {
-        this.#changes++
-        this.#size = size
-        this.#position = damaged.offset
-        // What it reads into may be wanted again.
-        for (const { fiber } of this.#ahead) yield* Fiber.await(fiber)
-        this.#ahead = []
-        return
-      }
-    }
-    this.#damage = damage
-  })
-}
 
 /** What damage is to those who know that whole frames were there. @internal */
 export const segmentError = (directory: string, damage: Damage): CorruptSegment => {
