@@ -11,10 +11,10 @@ export const closeOnFailure = <A, E, R>(
 ): Effect.Effect<A, E, Exclude<R, Scope.Scope> | Scope.Scope> =>
   Effect.uninterruptibleMask((restore) =>
     Effect.gen(function*() {
-      const scope = yield* Scope.make()
-      const exit = yield* Effect.exit(restore(Scope.provide(acquire, scope)))
-      if (Exit.isFailure(exit)) yield* Scope.close(scope, exit)
-      else yield* Effect.addFinalizer((exit) => Scope.close(scope, exit))
-      return yield* exit
+      const scope = yield* Scope.fork(yield* Effect.scope)
+      return yield* Effect.onError(
+        restore(Scope.provide(acquire, scope)),
+        (cause) => Scope.close(scope, Exit.failCause(cause))
+      )
     })
   )

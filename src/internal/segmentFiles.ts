@@ -111,7 +111,7 @@ export class SegmentFiles implements SegmentReads {
   readonly #readInTurn = (place: Place): Effect.Effect<Frame.LogRecord, IoError | CorruptSegment> =>
     Effect.suspend(() => {
       const entry = this.#touch(place.segment)
-      if (entry === undefined || place.len > Disk.blocking_bytes_max) return this.#readPooled(place)
+      if (entry === undefined || place.len > Disk.blocking_bytes_max) return this.#readPinned(place)
       const bytes = new Uint8Array(place.len)
       const count = Disk.readFullyNow(entry.file, bytes, 0, place.len, place.offset)
       return typeof count === "number" ? this.#decode(bytes, count, place) : Effect.fail(count)
@@ -153,7 +153,7 @@ export class SegmentFiles implements SegmentReads {
   // However many fibers read at once, no more than this many hold a descriptor beside the cached ones.
   readonly #turn = Semaphore.makeUnsafe(open_max)
 
-  readonly #readPooled = (place: Place): Effect.Effect<Frame.LogRecord, IoError | CorruptSegment> =>
+  readonly #readPinned = (place: Place): Effect.Effect<Frame.LogRecord, IoError | CorruptSegment> =>
     this.#turn.withPermit(Effect.acquireUseRelease(
       this.#pin(place.segment),
       (entry) => {
