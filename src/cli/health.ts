@@ -88,12 +88,8 @@ const damageCounts = (corruption: Corruption | undefined) => {
 
 // The shape is always the same: a field that has nothing to say is null.
 const reportFields = (report: RecoveryReport, corruption?: Corruption) => ({
-  files_scanned: report.files_scanned,
-  records_replayed: report.records_replayed,
-  tail_truncated: report.tail_truncated,
-  tail_bytes_discarded: report.tail_bytes_discarded,
+  ...report,
   ...damageCounts(corruption),
-  last_txid_seen: report.last_txid_seen,
   tail_segment: report.tail_segment ?? null,
   tail_offset: report.tail_offset ?? null,
   tail_reason: report.tail_reason ?? null,

@@ -23,15 +23,13 @@ import {
 import { type FrameLine, type RecordLine, schema } from "./schema.ts"
 import { openKvReader, readRecords, warnIfEmpty } from "./store.ts"
 
+const headOf = ({ len, offset, segment, txid, type }: LogRecord) => ({ segment, offset, len, record_type: type, txid })
+
 const recordJson = (record: LogRecord): string => {
   const object: typeof RecordLine.Encoded = {
     schema,
     kind: "record",
-    segment: record.segment,
-    offset: record.offset,
-    len: record.len,
-    record_type: record.type,
-    txid: record.txid,
+    ...headOf(record),
     key_base64: base64(record.key),
     payload_base64: base64(record.payload)
   }
@@ -39,17 +37,8 @@ const recordJson = (record: LogRecord): string => {
 }
 
 const frameJson = (record: LogRecord): string => {
-  const object: typeof FrameLine.Encoded = {
-    schema,
-    kind: "frame",
-    segment: record.segment,
-    offset: record.offset,
-    len: record.len,
-    record_type: record.type,
-    txid: record.txid,
-    key_len: record.keyLength,
-    payload_len: record.payloadLength
-  }
+  const { keyLength: key_len, payloadLength: payload_len } = record
+  const object: typeof FrameLine.Encoded = { schema, kind: "frame", ...headOf(record), key_len, payload_len }
   return JSON.stringify(object)
 }
 
