@@ -8,7 +8,6 @@ import * as VM from "node:vm"
 import * as Export from "../src/Export.ts"
 import * as Frame from "../src/Frame.ts"
 import { Lines } from "../src/internal/lines.ts"
-import { line_bytes_max } from "../src/internal/recordLine.ts"
 import * as Kv from "../src/Kv.ts"
 import { descriptors, FaultyDisk, leftovers, over, text, tree } from "./support/faultyDisk.ts"
 import { copyFixture, expected, expectedLive, temporaryDirectory } from "./support/stores.ts"
@@ -508,7 +507,7 @@ describe("import", () => {
     }))
 
   it("a line that comes in pieces of a byte takes no more memory for that", () => {
-    const lines = new Lines(line_bytes_max)
+    const lines = new Lines()
     const letter = Uint8Array.of(0x61)
     const collect = garbageCollector()
     collect()

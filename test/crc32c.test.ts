@@ -207,13 +207,6 @@ describe("WebAssembly", () => {
     assert.include(text, `those ${steps.slice(0, 4).join(", ")} and ${degree}\n`)
   })
 
-  it("is done without where there is none", () => {
-    const none = assemble(() => {
-      throw new ReferenceError("WebAssembly is not defined")
-    })
-    assert.strictEqual(none, portable)
-  })
-
   it("is done without in a process that may not compile", () => {
     const url = new URL("../dist/internal/crc32c.js", import.meta.url).href
     const script = `import { assemble, crc32c, portable } from ${JSON.stringify(url)}

@@ -47,14 +47,18 @@ const room_bytes_min = 4_096
 export const roomFor = (bytes: number, most: number): number =>
   Math.min(most, 2 ** Math.ceil(Math.log2(Math.max(bytes, room_bytes_min))))
 
+/** Memory, not cleared, that nothing else is a view on. */
+export const freshBytes = (length: number): Uint8Array<ArrayBuffer> =>
+  new Uint8Array(Buffer.allocUnsafeSlow(length).buffer)
+
 /**
  * Memory, not cleared, that several values will be views on. It cannot be transferred to another thread, which would
  * empty them all; it can be cloned.
  */
 export const sharedBytes = (length: number): Uint8Array<ArrayBuffer> => {
-  const { buffer } = Buffer.allocUnsafeSlow(length)
-  markAsUntransferable(buffer)
-  return new Uint8Array(buffer)
+  const bytes = freshBytes(length)
+  markAsUntransferable(bytes.buffer)
+  return bytes
 }
 
 const isUnshared = (bytes: Uint8Array): bytes is Uint8Array<ArrayBuffer> => bytes.buffer instanceof ArrayBuffer

@@ -97,13 +97,11 @@ interface Assembled {
 const input_at = 33_792
 const input_bytes_max = 16_384
 
-const instantiate = (): Assembled =>
-  new WebAssembly.Instance(new WebAssembly.Module(Buffer.from(module_base64, "base64"))).exports
-
 /** The implementation in WebAssembly, or the portable one where there is none, as under `--jitless`. */
-export const assemble = (make: () => Assembled = instantiate): Checksum => {
+export const assemble = (): Checksum => {
   try {
-    const { memory, update } = make()
+    const module = new WebAssembly.Module(Buffer.from(module_base64, "base64"))
+    const { memory, update } = new WebAssembly.Instance(module).exports
     new Int32Array(memory.buffer).set(tables)
     const input = new Uint8Array(memory.buffer, input_at, input_bytes_max)
     return (bytes, start, end, seed) => {

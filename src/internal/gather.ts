@@ -19,7 +19,7 @@ import * as Effect from "effect/Effect"
 import * as Disk from "../Disk.ts"
 import type { CorruptSegment, IoError } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
-import { copyBytes, sharedBytes } from "./bytes.ts"
+import { copyBytes, freshBytes, sharedBytes } from "./bytes.ts"
 import type { PutFrames } from "./frames.ts"
 import type { KeydirSnapshot, WalkOptions } from "./keyOrder.ts"
 import {
@@ -168,7 +168,7 @@ class Window {
     const bytes = this.#starts[this.#count] as number
     if (bytes === 0) return
     if (bytes > this.#arena.length) {
-      this.#arena = memory(Math.min(arena_bytes, 2 * bytes))
+      this.#arena = freshBytes(Math.min(arena_bytes, 2 * bytes))
       this.#arenaView = new DataView(this.#arena.buffer)
     }
     const span = this.#highestOffset + 1
@@ -192,7 +192,7 @@ class Window {
         const last = this.#order[next - 1] as number
         const length = (this.#offsets[last] as number) + this.#lenOf(last) - offset
         if (length > this.#block.length) {
-          this.#block = memory(length)
+          this.#block = freshBytes(length)
           this.#blockView = new DataView(this.#block.buffer)
         }
         let count: number | IoError | undefined
@@ -371,8 +371,6 @@ class Window {
     }
   }
 }
-
-const memory = (bytes: number): Uint8Array<ArrayBuffer> => new Uint8Array(Buffer.allocUnsafeSlow(bytes).buffer)
 
 // Of a file that is gone a read of the value has more to say.
 const refusalOf = (error: IoError): IoError | undefined => error.code === "ENOENT" ? undefined : error

@@ -8,13 +8,13 @@ import { LineBatch } from "./importLines.ts"
 import type { KvParts } from "./kvParts.ts"
 import { type Line, Lines } from "./lines.ts"
 import { PutBuffer } from "./putBuffer.ts"
-import { limitError, line_bytes_max, type Pair, parse } from "./recordLine.ts"
+import { limitError, type Pair, parse } from "./recordLine.ts"
 
 export class Import {
   readonly #kv: KvService
   readonly #parts: KvParts
   readonly #onProgress: ((records: number) => void) | undefined
-  readonly #lines = new Lines(line_bytes_max)
+  readonly #lines = new Lines()
   /** Lines that are to be decoded together. */
   readonly #batch = new LineBatch()
   /** One by itself; most imports need it for none. */

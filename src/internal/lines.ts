@@ -3,6 +3,7 @@
  * one need not end in a line feed.
  */
 import { roomFor } from "./bytes.ts"
+import { line_bytes_max } from "./recordLine.ts"
 
 const lineFeed = 0x0A
 
@@ -12,7 +13,7 @@ const lastLineFeed = Buffer.of(lineFeed)
 /** A line: `bytes[start, end)`. */
 export interface Line {
   readonly number: number
-  /** It is longer than the limit; its end may not have been seen. */
+  /** It is longer than any record's; its end may not have been seen. */
   readonly isTooLong: boolean
   readonly bytes: Buffer
   readonly start: number
@@ -30,16 +31,11 @@ export class Lines implements Line {
   bytes: Buffer = nothing
   start = 0
   end = 0
-  readonly #limit_bytes: number
   #chunk: Buffer = nothing
   #at = 0
   /** The start of a line that goes on in the next chunk: a copy, since a chunk's memory may be used again. */
   #room: Buffer = nothing
   #held = 0
-
-  constructor(limit_bytes: number) {
-    this.#limit_bytes = limit_bytes
-  }
 
   feed(chunk: Uint8Array): void {
     this.#chunk = Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength)
@@ -58,7 +54,7 @@ export class Lines implements Line {
       const to = chunk.indexOf(lineFeed, from)
       const length = this.#held + (to < 0 ? chunk.length : to) - from
       // Refused before its end is seen: a line without end must not fill the memory.
-      if (length > this.#limit_bytes) {
+      if (length > line_bytes_max) {
         this.number++
         this.#room = nothing
         return this.isTooLong = true
@@ -85,7 +81,7 @@ export class Lines implements Line {
   #hold(chunk: Buffer, from: number, to: number): void {
     const held = this.#held + to - from
     if (held > this.#room.length) {
-      const room = Buffer.allocUnsafeSlow(roomFor(held, this.#limit_bytes))
+      const room = Buffer.allocUnsafeSlow(roomFor(held, line_bytes_max))
       this.#room.copy(room, 0, 0, this.#held)
       this.#room = room
     }

@@ -10,7 +10,7 @@ import * as Disk from "../Disk.ts"
 import { CorruptSegment, type IoError } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
 import { segmentPath } from "../Recovery.ts"
-import { sharedBytes } from "./bytes.ts"
+import { freshBytes, sharedBytes } from "./bytes.ts"
 import { closedError } from "./closed.ts"
 import { cache_bytes_default, FrameCache } from "./frameCache.ts"
 
@@ -157,7 +157,7 @@ export class SegmentFiles implements SegmentReads {
     this.#turn.withPermit(Effect.acquireUseRelease(
       this.#pin(place.segment),
       (entry) => {
-        const bytes = new Uint8Array(Buffer.allocUnsafeSlow(place.len).buffer)
+        const bytes = freshBytes(place.len)
         return Effect.flatMap(
           Disk.readFully(entry.file, bytes, 0, place.len, place.offset),
           (count) => this.#decode(bytes, count, place)

@@ -17,12 +17,11 @@ class Content {
   /** Zeros behind the size. */
   #bytes: Uint8Array
   /** Another one may have the same bytes: they are copied before they are changed. */
-  #shared: boolean
+  #shared = true
   size: number
 
-  constructor(bytes: Uint8Array = empty, size = 0, shared = true) {
+  constructor(bytes: Uint8Array = empty, size = 0) {
     this.#bytes = bytes
-    this.#shared = shared
     this.size = size
   }
 

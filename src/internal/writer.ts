@@ -19,7 +19,7 @@ import { IoError, LimitExceeded, WriterPoisoned } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
 import type { Lock } from "../Lock.ts"
 import { type Position, segment_max, segmentPath } from "../Recovery.ts"
-import { roomFor } from "./bytes.ts"
+import { freshBytes, roomFor } from "./bytes.ts"
 import { closedError } from "./closed.ts"
 import { type Entry, lengthOf, recordLimit, txidLimit } from "./entries.ts"
 import type { Frames, PutFrames } from "./frames.ts"
@@ -157,7 +157,7 @@ export class Writer {
     if (refused !== undefined) return yield* refused
     const length = lengthOf(entry)
     if (length <= Disk.blocking_bytes_max) return yield* this.#writeSmall(entry, length)
-    const bytes = new Uint8Array(Buffer.allocUnsafeSlow(length).buffer)
+    const bytes = freshBytes(length)
     const keyEnd = Frame.header_bytes + entry.key.length
     Frame.encodeInto(bytes, 0, entry.type, this.#txid + 1, entry.key, entry.payload)
     // What is left of it would be cut when the log is opened again, for which a full disk has no room: see `repair.ts`.
