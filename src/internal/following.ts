@@ -3,11 +3,11 @@ import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import type { CorruptSegment, IoError } from "../Errors.ts"
-import type { RecordType } from "../Frame.ts"
+import * as Frame from "../Frame.ts"
 import type { LogService } from "../Log.ts"
 import { ownBytes } from "./bytes.ts"
 import type { Written } from "./checkpointing.ts"
-import { firstTxid, recordsOf } from "./frames.ts"
+import { recordsOf } from "./frames.ts"
 import type { LogParts } from "./logParts.ts"
 import { Projection } from "./projection.ts"
 import type { Place } from "./segmentFiles.ts"
@@ -24,7 +24,7 @@ export const follow = (
       projection.apply(record.type, record.key, ref)
     },
     frames: (frames) => {
-      before({ segment: frames.segment, txid: firstTxid(frames) })
+      before({ segment: frames.segment, txid: Frame.txidAt(frames.view, 0) })
       projection.fold(frames)
     }
   })
@@ -36,7 +36,7 @@ export const projectionOfLog = Effect.fnUntraced(function*(
 ): Effect.fn.Return<Projection, IoError | CorruptSegment, Scope.Scope> {
   const projection = new Projection()
   // What is written while the log is read waits until it has been.
-  let early: Array<readonly [type: RecordType, key: Uint8Array, place: Place]> | undefined = []
+  let early: Array<readonly [type: Frame.RecordType, key: Uint8Array, place: Place]> | undefined = []
   const start = yield* parts.observe({
     record: (record, ref) => {
       if (early === undefined) projection.apply(record.type, record.key, ref)

@@ -50,9 +50,6 @@ export const keyBytesOf = ({ from, starts, to, view }: PutFrames): number => {
   return bytes
 }
 
-/** The txid of the first of them. */
-export const firstTxid = ({ view }: Frames): number => Frame.txidAt(view, 0)
-
 /** An object for each of them. */
 export const recordsOf = ({ base, bytes, length, segment, view }: Frames): Arr.NonEmptyArray<Frame.LogRecord> => {
   const first = Frame.recordAt(bytes, view, 0, segment, base)

@@ -31,8 +31,6 @@ import * as keyRecord from "./keyRecord.ts"
 import { copyShared, emptySlot, isShared, noSlots, reach, rehashed, table_words_min } from "./keyTable.ts"
 import { holdsPacked, packed } from "./packedKeys.ts"
 
-export type { KeydirSnapshot, KeyRange, WalkOptions } from "./keyOrder.ts"
-
 /** Enough stripes that one grows in ~0.3 ms at 10^7 keys, few enough that an empty keydir takes 12 KiB. */
 const stripe_bits = 10
 export const stripes = 2 ** stripe_bits

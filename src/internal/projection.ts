@@ -13,7 +13,8 @@ import { ownBytes, sharedBytes } from "./bytes.ts"
 import type { Checkpoint } from "./checkpoint.ts"
 import type { Frames, PutFrames } from "./frames.ts"
 import { gather, type Gathered, type KeyValue } from "./gather.ts"
-import { type FrozenKeydir, Keydir, type KeydirSnapshot, type KeyRange } from "./keydir.ts"
+import { type FrozenKeydir, Keydir } from "./keydir.ts"
+import type { KeydirSnapshot, WalkOptions } from "./keyOrder.ts"
 import { keyWords, locate, type Located } from "./keyRecord.ts"
 import { packed_words } from "./packedKeys.ts"
 import { type Place, pooled_bytes_max, type SegmentReads } from "./segmentFiles.ts"
@@ -283,7 +284,7 @@ const streamOf = <A, E>(next: Effect.Effect<ReadonlyArray<A> | undefined, E>): S
 /** The places in a snapshot, a step of its walk a pull. */
 export const located = (
   snapshot: KeydirSnapshot,
-  options: { readonly ordered: boolean; readonly range: KeyRange }
+  options: WalkOptions
 ): Stream.Stream<Located> =>
   Stream.suspend(() => {
     const steps = snapshot.entries(options)
@@ -297,7 +298,7 @@ export const located = (
 export const framesOf = (
   source: Source,
   snapshot: KeydirSnapshot,
-  options: { readonly ordered: boolean; readonly range: KeyRange; readonly all: boolean }
+  options: WalkOptions & { readonly all: boolean }
 ): Gathered =>
   gather(
     {

@@ -24,7 +24,7 @@ export interface Place {
   readonly len: number
 }
 
-interface Entry {
+interface OpenFile {
   readonly file: DiskFile
   pins: number
 }
@@ -57,8 +57,8 @@ export class SegmentFiles implements SegmentReads {
   readonly #disk: DiskService
   readonly #directory: string
   /** In order of last use: a map keeps the order of insertion. */
-  readonly #open = new Map<number, Entry>()
-  #active: Entry | undefined
+  readonly #open = new Map<number, OpenFile>()
+  #active: OpenFile | undefined
   #latest = 0
   #closed = false
   #pool = new Uint8Array(0)
@@ -195,7 +195,7 @@ export class SegmentFiles implements SegmentReads {
     return Effect.fail(new CorruptSegment({ directory: this.#directory, segment, offset, reason, found }))
   }
 
-  #touch(segment: number): Entry | undefined {
+  #touch(segment: number): OpenFile | undefined {
     const entry = this.#open.get(segment)
     if (entry !== undefined && segment !== this.#latest) {
       this.#latest = segment
@@ -205,7 +205,7 @@ export class SegmentFiles implements SegmentReads {
     return this.#closed ? undefined : entry
   }
 
-  readonly #pin = (segment: number): Effect.Effect<Entry, IoError> =>
+  readonly #pin = (segment: number): Effect.Effect<OpenFile, IoError> =>
     Effect.suspend(() => {
       const path = segmentPath(this.#directory, segment)
       if (this.#closed) return Effect.fail(closedError("read", path))
@@ -228,7 +228,7 @@ export class SegmentFiles implements SegmentReads {
     )
 
   // Another fiber may have opened the same segment, or closed the store, while this one waited.
-  #insert(segment: number, file: DiskFile): Effect.Effect<Entry, IoError> {
+  #insert(segment: number, file: DiskFile): Effect.Effect<OpenFile, IoError> {
     if (this.#closed) return Effect.andThen(file.close, Effect.fail(closedError("read", file.path)))
     const there = this.#touch(segment)
     const entry = there ?? { file, pins: 0 }
