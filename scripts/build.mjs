@@ -38,6 +38,12 @@ const tsc = join(root, "node_modules", "typescript", "bin", "tsc")
 const { status } = spawnSync(process.execPath, [tsc, "-p", "tsconfig.build.json"], { cwd: root, stdio: "inherit" })
 if (status !== 0) process.exit(status ?? 1)
 
+// What a source that is gone has left would be packed.
+const compiled = /(\.d)?\.[jt]s(\.map)?$/
+for (const name of readdirSync(dist, { recursive: true }).filter((name) => compiled.test(name))) {
+  if (!existsSync(join(root, "src", name.replace(compiled, ".ts")))) rmSync(join(dist, name))
+}
+
 /** The licences of the packages that these modules are of. */
 const licencesOf = (modules) => {
   const packages = new Set(modules.flatMap((id) => /^.*\/node_modules\/(?:@[^/]+\/)?[^/]+/.exec(id)?.[0] ?? []))
