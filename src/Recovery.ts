@@ -24,9 +24,9 @@ import * as Stream from "effect/Stream"
 import * as NodePath from "node:path"
 import * as Disk from "./Disk.ts"
 import { CorruptSegment, CorruptTail, DamageReason, type IoError } from "./Errors.ts"
-import type * as Frame from "./Frame.ts"
+import * as Frame from "./Frame.ts"
 import type { Damage } from "./internal/damage.ts"
-import { firstTxid, type Frames, recordsOf } from "./internal/frames.ts"
+import { type Frames, recordsOf } from "./internal/frames.ts"
 import {
   type Memory,
   ownMemory,
@@ -248,7 +248,7 @@ export interface Counted {
 
 /** Adds frames to what a report is made of. @internal */
 export const count = (counted: Counted, frames: Frames): void => {
-  if (frames.base === 0) countGap(counted, frames.segment, firstTxid(frames))
+  if (frames.base === 0) countGap(counted, frames.segment, Frame.txidAt(frames.view, 0))
   counted.records += frames.count
   counted.txid = Math.max(counted.txid, frames.highest)
 }
