@@ -80,8 +80,8 @@ export const recordTypes: readonly [RecordType, RecordType, RecordType] = ["Raw"
  * `key` and `payload` are views on the bytes it was read from, made anew at each access: cheap, and valid for as long
  * as you hold them, but a view keeps its whole chunk (a MiB, or what `chunkSize` says) in memory. Copy what you keep
  * (`payload.slice()`). One that `Log.Options.replay` or an observer is given is valid during that call only, and one
- * that `Reader.inspect` gives until the Effect of its batch has ended: their bytes are used again. They are getters, so a
- * spread, a clone or a message to another thread has neither: name them (`{ ...record, key: record.key }`).
+ * that `Reader.inspect` gives until the Effect of its batch has ended: their bytes are used again. They are getters, so
+ * a spread, a clone or a message to another thread has neither: name them (`{ ...record, key: record.key }`).
  *
  * @category models
  * @since 0.1.0

@@ -43,9 +43,9 @@ export interface ReaderService {
 
   /**
    * `streamFrom`, but instead of ending it waits for what another process writes next, and looks for it `every` so
-   * long, 100 milliseconds by default and one at least. It ends when the reader's scope has closed, at its next look. At a torn tail it
-   * waits until a writer goes on, or cuts it off. While the files stay as they are it asks for their size and times
-   * only.
+   * long, 100 milliseconds by default and one at least. It ends when the reader's scope has closed, at its next look.
+   * At a torn tail it waits until a writer goes on, or cuts it off. While the files stay as they are it asks for their
+   * size and times only.
    */
   readonly follow: (
     from: From,

@@ -24,7 +24,7 @@ import * as Stream from "effect/Stream"
 import * as NodePath from "node:path"
 import * as Disk from "./Disk.ts"
 import { CorruptSegment, CorruptTail, DamageReason, type IoError } from "./Errors.ts"
-import * as Frame from "./Frame.ts"
+import type * as Frame from "./Frame.ts"
 import type { Damage } from "./internal/damage.ts"
 import { type Frames, recordsOf } from "./internal/frames.ts"
 import {
@@ -230,42 +230,6 @@ export const damageError = (directory: string, damage: Damage): CorruptTail | Co
     ? segmentError(directory, damage)
     : new CorruptTail({ directory, segment, offset, reason, found, bytes, laterFrames })
 }
-
-/** A segment whose txids do not go on where those before it end: one is missing there, or is there twice. @internal */
-export interface Gap {
-  readonly segment: number
-  readonly after: number
-  readonly txid: number
-}
-
-/** What a report is made of. @internal */
-export interface Counted {
-  records: number
-  txid: number
-  /** The first there is. */
-  gap?: Gap
-}
-
-/** Adds frames to what a report is made of. @internal */
-export const count = (counted: Counted, frames: Frames): void => {
-  if (frames.base === 0) countGap(counted, frames.segment, Frame.txidAt(frames.view, 0))
-  counted.records += frames.count
-  counted.txid = Math.max(counted.txid, frames.highest)
-}
-
-/** Looks whether a segment that begins with that txid goes on where those before it end. @internal */
-export const countGap = (counted: Counted, segment: number, txid: number): void => {
-  // A log may begin with any.
-  if (txid === counted.txid + 1 || (segment === 1 && counted.records === 0)) return
-  counted.gap ??= { segment, after: counted.txid, txid }
-}
-
-/** @internal */
-export const describeGap = (directory: string, { after, segment, txid }: Gap): string =>
-  `${directory}: in ${segmentName(segment)} the txids go on with ${txid} after ${after}; ` +
-  (txid > after
-    ? "records before it are missing: was a segment lost?"
-    : "records are there twice: was a segment copied?")
 
 /** The report on records counted so far and the torn tail behind them, if any. @internal */
 export const makeReport = (

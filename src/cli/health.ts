@@ -7,6 +7,7 @@ import * as Effect from "effect/Effect"
 import * as Stream from "effect/Stream"
 import type { CorruptSegment, CorruptTail } from "../Errors.ts"
 import type { LogRecord } from "../Frame.ts"
+import { type Counted, countGap, describeGap, type Gap } from "../internal/counted.ts"
 import type * as Kv from "../Kv.ts"
 import type * as Reader from "../Reader.ts"
 import * as Recovery from "../Recovery.ts"
@@ -24,17 +25,17 @@ type Tail = Pick<RecoveryReport, "tail_truncated" | "tail_bytes_discarded">
 const noTail: Tail = { tail_truncated: 0, tail_bytes_discarded: 0 }
 
 /** How far a reading has come: what can still be said when corruption ends it. */
-class Seen implements Recovery.Counted {
+class Seen implements Counted {
   records = 0
   bytes = 0
   txid = 0
-  gap?: Recovery.Gap
+  gap?: Gap
   segment = 0
   offset = 0
 
   add(records: ReadonlyArray<LogRecord>): void {
     for (const record of records) {
-      if (record.offset === 0) Recovery.countGap(this, record.segment, record.txid)
+      if (record.offset === 0) countGap(this, record.segment, record.txid)
       this.records++
       this.bytes += record.len
       this.txid = Math.max(this.txid, record.txid)
@@ -72,7 +73,7 @@ const settle = Effect.fnUntraced(function*(
   report: RecoveryReport,
   { gap }: Seen
 ): Effect.fn.Return<void, Failure, Output> {
-  if (gap !== undefined) yield* warn(Recovery.describeGap(store, gap))
+  if (gap !== undefined) yield* warn(describeGap(store, gap))
   const torn = tornReport(store, report)
   if (torn !== undefined) return yield* torn
 })

@@ -14,6 +14,7 @@ import * as Recovery from "../Recovery.ts"
 import { plainBytes, unshared } from "./bytes.ts"
 import { closedError } from "./closed.ts"
 import { closeOnFailure } from "./closeOnFailure.ts"
+import { describeGap } from "./counted.ts"
 import { type Damage, isDamage } from "./damage.ts"
 import { entriesOf, repeatable, toEntry } from "./entries.ts"
 import { type Frames, recordsOf } from "./frames.ts"
@@ -77,7 +78,7 @@ const open = Effect.fnUntraced(function*(
     resume: policy === "repair" ? resume : undefined
   })
   yield* logCut(directory, report)
-  if (gap !== undefined) yield* ofStore(directory, Effect.logWarning(Recovery.describeGap(directory, gap)))
+  if (gap !== undefined) yield* ofStore(directory, Effect.logWarning(describeGap(directory, gap)))
   const home = yield* withinHome(disk, directory)
   const files = new SegmentFiles(home, directory, cacheSize)
   yield* Effect.addFinalizer(() => files.closeAll)

@@ -8,6 +8,7 @@ import type * as Frame from "../Frame.ts"
 import type { Options, ReaderService } from "../Reader.ts"
 import * as Recovery from "../Recovery.ts"
 import { closedError } from "./closed.ts"
+import { count } from "./counted.ts"
 import { type Damage, isDamage } from "./damage.ts"
 import { type Frames, recordsOf } from "./frames.ts"
 import { withinHome } from "./home.ts"
@@ -126,7 +127,7 @@ const inspect = Effect.fnUntraced(function*<E, R>(
     torn = damage
   }))
   yield* Stream.runForEach(frames, (frames) => {
-    Recovery.count(counted, frames)
+    count(counted, frames)
     return each(frames)
   })
   return Recovery.makeReport(bounds.segments.length, counted, torn)

@@ -14,6 +14,7 @@ import { type CorruptSegment, type CorruptTail, IoError } from "../Errors.ts"
 import type { Lock, Unsynced } from "../Lock.ts"
 import * as Recovery from "../Recovery.ts"
 import { replaceFile, temporaryPath } from "./beside.ts"
+import { count, type Counted, type Gap } from "./counted.ts"
 import { type Damage, isZeros } from "./damage.ts"
 import type { Frames } from "./frames.ts"
 
@@ -55,7 +56,7 @@ export interface Recovered {
   readonly report: Recovery.RecoveryReport
   readonly segments: ReadonlyArray<{ readonly id: number; readonly bytes: number }>
   /** In what was read. */
-  readonly gap: Recovery.Gap | undefined
+  readonly gap: Gap | undefined
 }
 
 export const recover = Effect.fnUntraced(function*(
@@ -88,7 +89,7 @@ export const recover = Effect.fnUntraced(function*(
 })
 
 interface Read {
-  readonly counted: Recovery.Counted
+  readonly counted: Counted
   /** Of whole frames, by segment. */
   readonly bytes: Map<number, number>
   readonly damage: Damage | undefined
@@ -103,12 +104,12 @@ const readRecords = Effect.fnUntraced(function*(
   const covered = resume === undefined ? undefined : yield* resume.from(directory)
   const last = covered === undefined ? undefined : yield* endOf(directory, covered, ids)
   const readFrom = (covered: Covered | undefined, from: Recovery.Position | undefined) => {
-    const counted: Recovery.Counted = { records: covered?.records ?? 0, txid: covered?.txid ?? 0 }
+    const counted: Counted = { records: covered?.records ?? 0, txid: covered?.txid ?? 0 }
     const bytes = new Map(covered?.segments.map(({ bytes, id }) => [id, bytes]))
     const chunks = Recovery.chunks(directory, { segments: ids, from, chunkSize })
     return Stream.runForEach(chunks, (frames) =>
       Effect.sync(() => {
-        Recovery.count(counted, frames)
+        count(counted, frames)
         bytes.set(frames.segment, frames.base + frames.length)
         fold?.(frames)
       })).pipe(

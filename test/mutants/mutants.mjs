@@ -21,6 +21,15 @@ const recovery = "test/Recovery.test.ts"
 
 const cutting = [
   {
+    name: "lost-segment-not-told",
+    claim: "A segment that was lost is a warning.",
+    file: "src/internal/counted.ts",
+    find: "if (frames.base === 0) countGap",
+    replace: "if (frames.base < 0) countGap",
+    test: log,
+    caughtBy: "a segment that was lost is a warning"
+  },
+  {
     name: "append-behind-torn-tail",
     claim: "A torn tail is cut off before anything is appended.",
     file: "src/internal/repair.ts",
@@ -209,10 +218,19 @@ const writing = [
     caughtBy: "at any point of |append and sync| (|adversarial|)"
   },
   {
+    name: "large-write-left-behind",
+    claim: "What is left of a large write that failed is taken back.",
+    file: "src/internal/writer.ts",
+    find: "Disk.appendFully(this.#file, bytes, 0, length), () => takeBack)",
+    replace: "Disk.appendFully(this.#file, bytes, 0, length), () => Effect.void)",
+    test: failures,
+    caughtBy: "a large write that fails halfway is taken back"
+  },
+  {
     name: "ack-before-large-write",
     claim: "A large append resolves when the kernel has the record.",
     file: "src/internal/writer.ts",
-    find: "yield* this.#guard(Disk.appendFully(this.#file, bytes, 0, length))",
+    find: "yield* this.#guard(Effect.tapError(Disk.appendFully(this.#file, bytes, 0, length), () => takeBack))",
     replace: "yield* Effect.forkDetach(this.#guard(Disk.appendFully(this.#file, bytes, 0, length)))",
     test: failures,
     caughtBy: "the log |a large append| that fails anywhere stops the writer, and reopening recovers"
@@ -550,11 +568,20 @@ const targets = [
     caughtBy: "a compaction| that fails anywhere leaves nothing behind, and its source works on"
   },
   {
+    name: "durable-compaction-taken-back",
+    claim: "A compaction that is durable stays, whatever comes then.",
+    file: "src/internal/compaction.ts",
+    find: "state = \"durable\"\n",
+    replace: "\n",
+    test: "test/Export.test.ts",
+    caughtBy: "an interruption while the |compaction| gets its name leaves it whole and durable"
+  },
+  {
     name: "compaction-without-directory-sync",
     claim: "A compaction's name is durable when it resolves.",
     file: "src/internal/compaction.ts",
-    find: "return disk.syncDirectory(NodePath.dirname(path))",
-    replace: "return Effect.void",
+    find: "      yield* disk.syncDirectory(NodePath.dirname(path))",
+    replace: "",
     test: crashPoints,
     caughtBy: "there when the call had resolved |a compaction| (|adversarial|)"
   }
@@ -617,6 +644,24 @@ const sharing = [
     replace: "isCurrent || true ? create :",
     test: places,
     caughtBy: "is not gone on with in the one that has its name now"
+  },
+  {
+    name: "reads-from-another-directory",
+    claim: "A directory that was put in the place of a store's own is not read.",
+    file: "src/internal/home.ts",
+    find: "(is) => is ? Effect.succeed(file)",
+    replace: "(is) => is || true ? Effect.succeed(file)",
+    test: places,
+    caughtBy: "gives its own values or none"
+  },
+  {
+    name: "calls-durable-what-nobody-finds",
+    claim: "A sync fails when the segment has no name any more.",
+    file: "src/internal/nodeDisk.ts",
+    find: "nlink > 0",
+    replace: "nlink >= 0",
+    test: places,
+    caughtBy: "is called durable by no sync"
   },
   {
     name: "saves-a-checkpoint-into-another-directory",

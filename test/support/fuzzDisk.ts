@@ -262,6 +262,7 @@ export class FuzzDisk {
       realPath: (path: string) => this.#pooled("resolve", path, () => path),
       identity: (path: string) =>
         this.#pooled("stat", path, () => {
+          if (path === this.directory) return "directory"
           const node = this.#follow(this.#nameOf(path) ?? "")
           if (node instanceof Refused) return node
           return node.kind === "file" ? `${node.id} ${node.changes}` : node.kind
