@@ -170,7 +170,9 @@ export const describeSegment = (error: CorruptSegment, orElse: string): string =
 }
 
 /**
- * The operating system refused an operation. `code` is its errno name (`ENOSPC`, `EIO`, `EACCES` …), or `UNKNOWN`.
+ * The operating system refused an operation. `code` is its errno name (`ENOSPC`, `EIO`, `EACCES` …), a
+ * code of Node's own (`ERR_INVALID_ARG_VALUE`, for a path with a NUL), or `UNKNOWN`. `ESTALE` is a directory or a file
+ * that was moved, removed or replaced: open the store again.
  * `EBADF` is what a store answers whose scope has closed when it is asked to read values or to write; what its index
  * alone can say, it still says as it last was.
  *

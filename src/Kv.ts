@@ -41,7 +41,13 @@ import type * as Reader from "./Reader.ts"
 import type { RecoveryReport } from "./Recovery.ts"
 
 export type {
-  /** Bytes, or a string that is stored as UTF-8. @category models @since 0.1.0 */
+  /**
+   * Bytes, or a string that is stored as UTF-8. Half a surrogate pair, which UTF-8 does not have, becomes U+FFFD: two
+   * keys that differ in such halves are one.
+   *
+   * @category models
+   * @since 0.1.0
+   */
   Bytes
 } from "./internal/bytes.ts"
 
@@ -247,8 +253,9 @@ export interface KvService extends KvRead {
   readonly delete: (key: Bytes) => Effect.Effect<RecordRef, WriteError>
 
   /**
-   * Reads, decides and writes with no other write of this store in between, nor of another `Kv` over the same log;
-   * only what is put into that log itself (`log.appendRecord`) does not wait. `f` is given the value or `undefined`
+   * Reads, decides and writes with no other write of this store in between, nor of another `Kv` over the very same log
+   * (one over a wrapped log and one over the log itself do not know of each other); only what is put into that log
+   * itself (`log.appendRecord`) does not wait. `f` is given the value or `undefined`
    * and returns an answer and the new value: `undefined` removes the key, the very bytes it was given change
    * nothing. If `f` throws, nothing is written, and the Effect dies with that.
    */
