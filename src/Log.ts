@@ -226,7 +226,8 @@ export interface LogService {
   /**
    * Every record from a place or a txid on that is there when the stream starts. Starting at a place costs nothing; to
    * find a txid its segment is read from the start. To go on where one stopped, use the place behind the last record
-   * (`{ segment, offset: offset + len }`) or an earlier `end`: both hold when the log has gone on in a new segment.
+   * (`{ segment, offset: offset + len }`) or an earlier `end`: both hold when the log has gone on in a new segment. Go
+   * on after a crash only from what was durable: a loss of power takes what was not, and its txids are given again.
    */
   readonly streamFrom: (from: From) => Stream.Stream<Frame.LogRecord, IoError | CorruptSegment | InvalidPosition>
 

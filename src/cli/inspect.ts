@@ -165,8 +165,8 @@ export const get = Command.make(
 ).pipe(
   Command.withDescription(
     Flags.paragraph(
-      "Print the value of a key. Printable values are followed by a line feed; --bytes says how to",
-      "print others: raw writes the very bytes to a pipe or file. Ends with 2 when the key has no value."
+      "Print the value of a key, for people: cut at 64 bytes, and followed by a line feed. In a script use",
+      "--bytes raw, which writes the very bytes to a pipe or file. Ends with 2 when the key has no value."
     )
   ),
   Command.withShortDescription("Print the value of a key"),

@@ -6,13 +6,21 @@ import { IoError } from "../Errors.ts"
 /**
  * The disk, but a file in that directory is opened for reading only while the path still leads to the directory that it
  * leads to now; else that is `ESTALE`. A file of another store may well hold a sound record of that key and length at
- * that place.
+ * that place. A writer's lock tells as well, also where a directory's inode gets another number in time.
  */
-export const withinHome = (disk: DiskService, directory: string): Effect.Effect<DiskService, IoError> =>
+export const withinHome = (
+  disk: DiskService,
+  directory: string,
+  lock?: { readonly isCurrent: Effect.Effect<boolean, IoError> }
+): Effect.Effect<DiskService, IoError> =>
   Effect.map(disk.identity(directory), (home) => {
-    const isHome = Effect.catch(
-      Effect.map(disk.identity(directory), (identity) => identity === home),
-      (error) => error.code === "ENOENT" || error.code === "ENOTDIR" ? Effect.succeed(false) : Effect.fail(error)
+    const isHome = disk.identity(directory).pipe(
+      Effect.flatMap((identity) =>
+        identity === home || lock === undefined ? Effect.succeed(identity === home) : lock.isCurrent
+      ),
+      Effect.catch((error) =>
+        error.code === "ENOENT" || error.code === "ENOTDIR" ? Effect.succeed(false) : Effect.fail(error)
+      )
     )
     const stale = (path: string) =>
       new IoError({

@@ -50,11 +50,19 @@ const openFlags: { readonly [Mode in OpenMode]: number } = {
   update: O_RDWR
 }
 
-// Somebody has removed the file, or renamed another over it: what is durable in it is so for nobody.
+/** Whether the path still names that very file. */
+const leadsTo = (path: string, fd: number): boolean => {
+  const held = NFS.fstatSync(fd, { bigint: true })
+  const there = NFS.statSync(path, { bigint: true, throwIfNoEntry: false })
+  return there !== undefined && there.ino === held.ino && there.dev === held.dev
+}
+
+// Somebody has removed the file, or renamed another over it: what is durable in it is so for nobody. There are file
+// systems that count no links.
 const named = (path: string, fd: number): Effect.Effect<void, IoError> =>
   Effect.suspend(() => {
     try {
-      if (NFS.fstatSync(fd).nlink > 0) return Effect.void
+      if (NFS.fstatSync(fd).nlink > 0 || leadsTo(path, fd)) return Effect.void
       return Effect.fail(
         new IoError({ operation: "sync", path, code: "ESTALE", cause: "the file was removed or replaced" })
       )
@@ -105,11 +113,7 @@ const open = (path: string, mode: OpenMode): Effect.Effect<DiskFile, IoError> =>
 const makeLockFile = (path: string, fd: number): LockFile => ({
   tryLock: tryLock(path, fd),
   isCurrent: Effect.try({
-    try: () => {
-      const held = NFS.fstatSync(fd, { bigint: true })
-      const named = NFS.statSync(path, { bigint: true, throwIfNoEntry: false })
-      return named !== undefined && named.ino === held.ino && named.dev === held.dev
-    },
+    try: () => leadsTo(path, fd),
     catch: (cause) => ioError("stat", path, cause)
   }),
   readText: Effect.try({

@@ -79,7 +79,7 @@ const open = Effect.fnUntraced(function*(
   })
   yield* logCut(directory, report)
   if (gap !== undefined) yield* ofStore(directory, Effect.logWarning(describeGap(directory, gap)))
-  const home = yield* withinHome(disk, directory)
+  const home = yield* withinHome(disk, directory, lock)
   const files = new SegmentFiles(home, directory, cacheSize)
   yield* Effect.addFinalizer(() => files.closeAll)
   const activeId = segments.at(-1)?.id ?? 1
