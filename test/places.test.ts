@@ -4,7 +4,9 @@ import { Effect, References, Stream } from "effect"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import { pathToFileURL } from "node:url"
+import * as Disk from "../src/Disk.ts"
 import * as Export from "../src/Export.ts"
+import { nodeDisk } from "../src/internal/nodeDisk.ts"
 import * as Kv from "../src/Kv.ts"
 import * as Log from "../src/Log.ts"
 import * as Reader from "../src/Reader.ts"
@@ -206,6 +208,29 @@ describe("a store whose directory is replaced while it is read", () => {
       yield* isStale(reader.inspect())
       yield* isStale(kv.get("0"))
     })))
+})
+
+describe("a directory whose inode gets another number", () => {
+  it.effect("is still its writer's: the lock tells it apart", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      yield* Effect.scoped(Effect.gen(function*() {
+        const kv = yield* Kv.make({ directory, ...small })
+        for (let at = 0; at < 5; at++) yield* kv.put(`${at}`, long("1"))
+      }))
+      let mounted = 1
+      const renumbering: Disk.DiskService = {
+        ...nodeDisk,
+        identity: (path) => path === directory ? Effect.sync(() => `${mounted}`) : nodeDisk.identity(path)
+      }
+      yield* Effect.gen(function*() {
+        const kv = yield* Kv.make({ directory, ...small })
+        mounted++
+        assert.strictEqual(text(yield* kv.get("0")), long("1"))
+        NFS.rmSync(NodePath.join(directory, ".lock"))
+        yield* isStale(kv.get("1"))
+      }).pipe(Effect.provideService(Disk.Disk, renumbering), withoutLogs)
+    }))
 })
 
 describe("a segment that is removed or replaced under its writer", () => {

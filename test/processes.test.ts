@@ -53,7 +53,7 @@ const lastSaid = (child: Child, work: string): number => {
 
 describe("a reader beside a writing process", () => {
   for (
-    const [work, kind, readings] of [["small", "small", 20], ["many", "mixed", 20], ["rotate", "small", 30], [
+    const [work, kind, readings] of [["small", "small", 12], ["many", "mixed", 12], ["rotate", "small", 20], [
       "large",
       "huge",
       6

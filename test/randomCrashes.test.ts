@@ -16,7 +16,7 @@ afterAll(() => {
   process.stdout.write(`\nMet by the random crash tests:\n${total.toString()}\n`)
 })
 
-const lives = 450
+const lives = 300
 const batch = 150
 const patience_ms = 300_000
 
