@@ -915,6 +915,20 @@ describe("opening", () => {
       assert.strictEqual(logged[0]?.[1], directory)
     }))
 
+  it.effect("an observer is given memory that no other thread shares, whatever was appended", () =>
+    Effect.gen(function*() {
+      const log = yield* Log.make({ directory: yield* temporaryDirectory })
+      const seen: Array<Uint8Array<ArrayBuffer>> = []
+      yield* log.observe(({ payload }) => void seen.push(payload))
+      const shared = new Uint8Array(new SharedArrayBuffer(3)).fill(7)
+      yield* log.append(shared)
+      yield* log.appendAll([{ type: "Raw", payload: shared }])
+      assert.deepStrictEqual(seen.map((payload) => [payload.buffer instanceof ArrayBuffer, ...payload]), [
+        [true, 7, 7, 7],
+        [true, 7, 7, 7]
+      ])
+    }))
+
   it.effect("a segment that was lost is a warning, each time the log is opened", () =>
     Effect.gen(function*() {
       const directory = yield* temporaryDirectory

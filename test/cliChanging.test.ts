@@ -1,11 +1,14 @@
 /** The `datawal` command, as the process a user runs: the commands that write, other processes, pipes and terminals. */
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import { Cause } from "effect"
 import * as ChildProcess from "node:child_process"
 import { once } from "node:events"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import { pathToFileURL } from "node:url"
+import { verdict } from "../src/cli/failure.ts"
 import { misreadOf } from "../src/cli/misread.ts"
+import { CorruptTail } from "../src/Errors.ts"
 import * as Cli from "./support/cli.ts"
 import { assertClean, assertFails, base64, datawal, fixture, newStore, object, objects } from "./support/cli.ts"
 
@@ -123,6 +126,17 @@ describe.concurrent("writing", Cli.patience, () => {
       const answer = await datawal(args)
       assert.strictEqual(answer.code, 0)
       assert.match(answer.out, /datawal/)
+    }
+  })
+
+  it("a path with a line feed or a quote is advised so that a shell takes it", () => {
+    for (const directory of ["it's\nhere\\", "it's here", "a b"]) {
+      const damage = { directory, segment: 1, offset: 0, reason: "CrcMismatch", bytes: 60, laterFrames: 1 } as const
+      const { message = "" } = verdict(Cause.fail(new CorruptTail(damage)), false)
+      const word = /`datawal repair ([^]*) --policy prefix`/.exec(message)?.[1] ?? assert.fail(message)
+      assert.notInclude(word, "\n")
+      const { stdout } = ChildProcess.spawnSync("bash", ["-c", `printf %s ${word}`], { encoding: "utf8" })
+      assert.strictEqual(stdout, directory)
     }
   })
 

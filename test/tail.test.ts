@@ -6,6 +6,7 @@ import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import * as Disk from "../src/Disk.ts"
 import type * as Errors from "../src/Errors.ts"
+import { nodeDisk } from "../src/internal/nodeDisk.ts"
 import * as Log from "../src/Log.ts"
 import * as Reader from "../src/Reader.ts"
 import { startNode } from "./support/child.ts"
@@ -302,5 +303,30 @@ describe("of a reader beside a writer", () => {
       const found = yield* Stream.runCollect(Stream.take(reader.follow({ txid: 1 }, fast), 5_000))
       assert.deepStrictEqual(txids(found), numbers(5_000, 1))
       assert.deepStrictEqual(found.map(({ payload }) => numberOf(payload)), numbers(5_000))
+    }))
+})
+
+describe("a reader that looks again after no time at all", () => {
+  it.effect("waits a millisecond all the same, and leaves others their turn", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      yield* Effect.scoped(Effect.flatMap(Log.make({ directory }), (log) => log.append("a record")))
+      let looks = 0
+      const counting: Disk.DiskService = {
+        ...nodeDisk,
+        list: (path) => Effect.suspend(() => (looks++, nodeDisk.list(path)))
+      }
+      yield* Effect.gen(function*() {
+        const reader = yield* Reader.make({ directory })
+        for (const every of [0, Number.NaN]) {
+          const before = looks
+          const follow = Stream.runDrain(reader.follow({ segment: 1, offset: 0 }, { every }))
+          const following = yield* Effect.forkChild(follow, { startImmediately: true })
+          yield* Effect.promise(() => new Promise((resolve) => setTimeout(resolve, 100)))
+          // The clock of the test stands still. A look lists the segments a few times.
+          assert.isAtMost(looks - before, 10)
+          yield* Fiber.interrupt(following)
+        }
+      }).pipe(Effect.provideService(Disk.Disk, counting))
     }))
 })
