@@ -1,4 +1,4 @@
-/** The `datawal` command, as the process a user runs: usage, and the commands that look. */
+/** The `datawal` command: usage, and the commands that look. */
 import { afterAll, assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import * as NFS from "node:fs"
@@ -40,7 +40,7 @@ describe.concurrent("usage", Cli.patience, () => {
   const commands = "scan get report verify dump check export compact import put delete append repair".split(" ")
 
   it.each(commands)("`%s --help` explains the command with examples and ends with 0", async (command) => {
-    const ran = await Cli.datawal([command, "--help"])
+    const ran = await datawal([command, "--help"])
     assertClean(ran)
     assert.match(ran.out, help)
     assert.include(ran.out, `EXAMPLES\n`)
@@ -48,7 +48,7 @@ describe.concurrent("usage", Cli.patience, () => {
   })
 
   it("without a command it prints the help, which names every command, and ends with 0", async () => {
-    const ran = await datawal([])
+    const ran = await Cli.datawalProcess([])
     assertClean(ran)
     assert.match(ran.out, help)
     for (const command of commands) assert.match(ran.out, new RegExp(`^ {2}${command} {2,}\\S`, "m"))
@@ -56,12 +56,11 @@ describe.concurrent("usage", Cli.patience, () => {
 
   it("--version prints the version of the package", async () => {
     const { version } = JSON.parse(NFS.readFileSync("package.json", "utf8")) as { version: string }
-    assert.strictEqual((await Cli.datawal(["--version"])).out, `datawal ${version}\n`)
-    assert.strictEqual((await datawal(["--version"])).out, `datawal ${version}\n`)
+    assert.strictEqual((await Cli.datawalProcess(["--version"])).out, `datawal ${version}\n`)
   })
 
   it("--completions prints a script for the shell", async () => {
-    const ran = await datawal(["--completions", "bash"])
+    const ran = await Cli.datawalProcess(["--completions", "bash"])
     assertClean(ran)
     assert.include(ran.out, "complete -F")
   })
@@ -98,10 +97,21 @@ describe.concurrent("usage", Cli.patience, () => {
   ].map((args) => ({ args, line: args.map((arg) => arg === "" ? "''" : arg.slice(0, 20)).join(" ") }))
 
   it.each(wrong)("wrong usage ends with 1, prints nothing and touches nothing: $line", async ({ args }) => {
-    const cwd = Cli.directory()
-    const ran = await datawal(args, { cwd })
+    const directory = Cli.directory()
+    const store = NodePath.join(directory, "S")
+    const ran = await datawal(args.map((arg) => arg === "S" ? store : arg))
     assertFails(ran, 1, /^datawal: error: /)
     assert.strictEqual(ran.out, "")
+    assert.deepStrictEqual(NFS.readdirSync(directory), [])
+  })
+
+  it("wrong usage ends the process in the same way", async () => {
+    const cwd = Cli.directory()
+    for (const args of [["put", "S", "--key", "a"], ["put", "S", "--key", "k", "-hello"]]) {
+      const ran = await Cli.datawalProcess(args, { cwd })
+      assertFails(ran, 1, /^datawal: error: /)
+      assert.strictEqual(ran.out, "")
+    }
     assert.deepStrictEqual(NFS.readdirSync(cwd), [])
   })
 
@@ -202,7 +212,7 @@ describe.concurrent("fixtures", Cli.patience, () => {
       const { open, reason, records, torn_bytes = 0, valid_prefix } = expected[name]!
       const store = fixture(name)
       const before = Cli.contents(store)
-      const report = await datawal(["report", "--json", store])
+      const report = await Cli.datawalProcess(["report", "--json", store])
       const code = exitCodes[open]
       assert.strictEqual(report.code, code)
       assert.match(report.err, notes(name, code))

@@ -1,4 +1,4 @@
-/** The `datawal` command, as the process a user runs: the commands that write, other processes, pipes and terminals. */
+/** The `datawal` command: the commands that write, other processes, pipes and terminals. */
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
 import { Cause } from "effect"
 import * as ChildProcess from "node:child_process"
@@ -10,7 +10,17 @@ import { verdict } from "../src/cli/failure.ts"
 import { misreadOf } from "../src/cli/misread.ts"
 import { CorruptTail } from "../src/Errors.ts"
 import * as Cli from "./support/cli.ts"
-import { assertClean, assertFails, base64, datawal, fixture, newStore, object, objects } from "./support/cli.ts"
+import {
+  assertClean,
+  assertFails,
+  base64,
+  datawal,
+  datawalProcess,
+  fixture,
+  newStore,
+  object,
+  objects
+} from "./support/cli.ts"
 
 const isLinux = process.platform === "linux"
 
@@ -63,10 +73,10 @@ describe.concurrent("writing", Cli.patience, () => {
     const store = newPath("store")
     const file = newPath("value")
     NFS.writeFileSync(file, everyByte)
-    assertClean(await datawal(["put", store, "--key", "stdin", "-"], { input: everyByte }))
-    assertClean(await datawal(["put", store, "--key", "file", "--value-file", file]))
-    assertClean(await datawal(["put", store, "--key", "dash", "--value-file", "-"], { input: "-" }))
-    const read = (key: string) => datawal(["get", store, "--key", key, "--bytes", "raw"])
+    assertClean(await datawalProcess(["put", store, "--key", "stdin", "-"], { input: everyByte }))
+    assertClean(await datawalProcess(["put", store, "--key", "file", "--value-file", file]))
+    assertClean(await datawalProcess(["put", store, "--key", "dash", "--value-file", "-"], { input: "-" }))
+    const read = (key: string) => datawalProcess(["get", store, "--key", key, "--bytes", "raw"])
     const [stdin, fromFile, dash, json] = await Promise.all([
       read("stdin"),
       read("file"),
@@ -165,7 +175,7 @@ describe.concurrent("writing", Cli.patience, () => {
 
   it("an import of nothing says so, and makes no store", async () => {
     const store = newPath("store")
-    const ran = await datawal(["--json", "import", store, "-"])
+    const ran = await datawalProcess(["--json", "import", store, "-"])
     assert.strictEqual(ran.code, 0)
     assert.deepInclude(object(ran), { kind: "import", records_written: 0, bytes_written: 0 })
     assert.match(ran.err, /^datawal: warning: standard input is empty, and .* was left as it is\n$/)
@@ -264,7 +274,7 @@ describe.concurrent("moving", Cli.patience, () => {
       records_written: 3,
       bytes_written: lines.length
     })
-    const piped = await datawal(["export", store, "-"])
+    const piped = await datawalProcess(["export", store, "-"])
     assertClean(piped)
     assert.isTrue(piped.bytes.equals(lines))
     const counted = await datawal(["export", store, "-", "--json"])
@@ -273,7 +283,7 @@ describe.concurrent("moving", Cli.patience, () => {
 
     const imported = await datawal(["import", at("one"), at("deep/out.jsonl"), "--json"])
     assert.deepInclude(object(imported), { kind: "import", records_written: 3 })
-    assertClean(await datawal(["import", at("two"), "-"], { input: lines }))
+    assertClean(await datawalProcess(["import", at("two"), "-"], { input: lines }))
     assert.isTrue((await datawal(["export", at("one"), "-"])).bytes.equals(lines))
     assert.isTrue((await datawal(["export", at("two"), "-"])).bytes.equals(lines))
   })
@@ -281,7 +291,7 @@ describe.concurrent("moving", Cli.patience, () => {
   it("an import ends at a bad line with its number, and keeps the lines before it", async () => {
     const store = newPath("store")
     const line = `{"key_b64":"${base64("a")}","value_b64":"${base64("1")}"}\n`
-    const ran = await datawal(["import", store, "-"], { input: `${line}\nnonsense\n${line}` })
+    const ran = await datawalProcess(["import", store, "-"], { input: `${line}\nnonsense\n${line}` })
     assertFails(ran, 1, /line 3: .*; the lines before it are stored/)
     assert.strictEqual(ran.out, "")
     assert.strictEqual((await datawal(["get", store, "--key", "a"])).out, "1\n")
@@ -368,23 +378,23 @@ describe.concurrent("with other processes", Cli.patience, () => {
       await Promise.race([once(child.stdout, "data"), ended])
       const target = newPath("target")
       const looks = await Promise.all([
-        datawal(["scan", store, "--json"]),
-        datawal(["verify", store]),
-        datawal(["check", store]),
-        datawal(["get", store, "--key", "key-7", "--bytes", "raw"]),
-        datawal(["export", store, "-"]),
-        datawal(["compact", store, target])
+        datawalProcess(["scan", store, "--json"]),
+        datawalProcess(["verify", store]),
+        datawalProcess(["check", store]),
+        datawalProcess(["get", store, "--key", "key-7", "--bytes", "raw"]),
+        datawalProcess(["export", store, "-"]),
+        datawalProcess(["compact", store, target])
       ])
       // A record may be caught half written: that is the torn end of a live store.
       for (const { code, err } of looks) assert.include([0, 2], code, err)
       const txids = objects(looks[0].out).map(({ txid }) => txid)
       assert.isAbove(txids.length, 200)
       assert.deepStrictEqual(txids, txids.map((_, index) => index + 1))
-      assertClean(await datawal(["verify", target]))
+      assertClean(await datawalProcess(["verify", target]))
 
       const writes = [["put", "--key", "a", "b"], ["append", "b"], ["delete", "--key", "a"], ["repair"]] as const
       for (const [command, ...rest] of writes) {
-        const ran = await datawal([command, store, ...rest])
+        const ran = await datawalProcess([command, store, ...rest])
         assertFails(
           ran,
           1,
@@ -395,7 +405,7 @@ describe.concurrent("with other processes", Cli.patience, () => {
       child.kill("SIGKILL")
     }
     assert.strictEqual((await ended).signal, "SIGKILL")
-    assert.strictEqual((await datawal(["put", store, "--key", "a", "b"])).code, 0)
+    assert.strictEqual((await datawalProcess(["put", store, "--key", "a", "b"])).code, 0)
   })
 
   it.runIf(isLinux)("a record whose place could not be printed is said to be stored", async () => {
@@ -550,7 +560,7 @@ describe.skipIf(!hasScript)("on a terminal", Cli.patience, () => {
     const [, after] = ran.out.split("\u001B[?25h")
     assert.match(after!.slice(after!.lastIndexOf("\u001B[2K") + 4), /^records_written: 2\r\n/)
     // The same work into a pipe says nothing.
-    const piped = await datawal(["verify", big.store])
+    const piped = await datawalProcess(["verify", big.store])
     assertClean(piped)
     assert.isFalse(hasControls(piped.out))
   })

@@ -74,10 +74,8 @@ const presenter = Layer.effect(
 const { Completions, Help, Version } = GlobalFlag
 
 const services = presenter.pipe(
-  Layer.provideMerge(Output.layer),
   Layer.merge(CliConfig.layer({ builtIns: [Help, Version, Completions] })),
-  Layer.merge(Layer.succeed(References.CurrentLoggers, new Set())),
-  Layer.merge(NodeServices.layer)
+  Layer.merge(Layer.succeed(References.CurrentLoggers, new Set()))
 )
 
 class Exited extends Data.Error<{ readonly code: number }> {
@@ -95,16 +93,24 @@ const settle = Effect.fnUntraced(function*(
   if (code !== 0) return yield* new Exited({ code })
 })
 
+/** The command, on any standard streams; fails with its exit code, unless that is 0. */
+export const run = (
+  args: ReadonlyArray<string>
+): Effect.Effect<void, Exited, Output.Output | Command.Environment> =>
+  refuseMisread(args).pipe(
+    Effect.andThen(Command.runWith(command, { version: manifest.version })(explicitSwitches(args))),
+    Effect.catchCause(settle),
+    Effect.provide(services)
+  )
+
 /** Runs the command and ends the process with its exit code. */
 export const main = (args: ReadonlyArray<string>): void => {
   // A terminal that goes away interrupts, too. Without one, as under `nohup`, it is not for this process to hear of it.
   if (process.stdin.isTTY || process.stdout.isTTY || process.stderr.isTTY) {
     process.once("SIGHUP", () => process.kill(process.pid, "SIGTERM"))
   }
-  refuseMisread(args).pipe(
-    Effect.andThen(Command.runWith(command, { version: manifest.version })(explicitSwitches(args))),
-    Effect.catchCause(settle),
-    Effect.provide(services),
+  run(args).pipe(
+    Effect.provide(Layer.merge(Output.layer, NodeServices.layer)),
     NodeRuntime.runMain({ disableErrorReporting: true })
   )
 }

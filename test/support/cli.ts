@@ -1,11 +1,18 @@
-/** Runs the built `datawal` as a process of its own, and the places it works on. */
+/**
+ * Runs `datawal`, in this process on standard streams of its own, or as the process that a user starts; and the places it
+ * works on. The start of a process takes a quarter of a second: by far the most of what a command costs.
+ */
+import * as NodeFileSystem from "@effect/platform-node/NodeFileSystem"
 import { assert } from "@effect/vitest"
-import { Effect, Schema } from "effect"
+import { Console, Effect, Layer, Path, Runtime, Schema, Stdio, Stream, Terminal } from "effect"
+import { ChildProcessSpawner } from "effect/process"
 import * as ChildProcess from "node:child_process"
 import * as NFS from "node:fs"
 import * as OS from "node:os"
 import * as NodePath from "node:path"
 import { fileURLToPath } from "node:url"
+import { run as runCommand } from "../../src/cli/main.ts"
+import { Output } from "../../src/cli/output.ts"
 import { Line } from "../../src/cli/schema.ts"
 import * as Log from "../../src/Log.ts"
 
@@ -88,9 +95,60 @@ export const run = async (command: string, args: ReadonlyArray<string>, options:
   }
 }
 
-/** Runs `datawal` to its end. */
-export const datawal = (args: ReadonlyArray<string>, options?: Options): Promise<Ran> =>
+/** Runs the installed `datawal` to its end, as a process. */
+export const datawalProcess = (args: ReadonlyArray<string>, options?: Options): Promise<Ran> =>
   run(process.execPath, [command, ...args], options)
+
+// The parser asks for these and uses them for wizards, which there are none of.
+const unused = Effect.die("not used by any command")
+const unusedServices = Layer.mergeAll(
+  Layer.succeed(
+    Terminal.Terminal,
+    Terminal.make({
+      columns: unused,
+      rows: unused,
+      size: unused,
+      readInput: unused,
+      readLine: unused,
+      display: () => unused
+    })
+  ),
+  Layer.succeed(ChildProcessSpawner.ChildProcessSpawner, ChildProcessSpawner.make(() => unused))
+)
+
+const platform = Layer.mergeAll(NodeFileSystem.layer, Path.layer, unusedServices)
+
+/** Runs `datawal` to its end in this process: all of it but the descriptors and signals that it has from the system. */
+export const datawal = async (
+  args: ReadonlyArray<string>,
+  options: Pick<Options, "input"> = {}
+): Promise<Ran> => {
+  const out: Array<Buffer> = []
+  const err: Array<Buffer> = []
+  const output = Layer.succeed(Output, {
+    isTerminal: false,
+    write: (data) => Effect.sync(() => out.push(Buffer.from(data))),
+    note: (line) => Effect.sync(() => err.push(Buffer.from(`${line}\n`)))
+  })
+  const { input = "" } = options
+  const stdin = input.length === 0 ? Stream.empty : Stream.succeed(Buffer.from(input))
+  const exit = await runCommand(args).pipe(
+    Effect.provide([output, platform, Stdio.layerTest({ stdin })]),
+    Effect.provideService(
+      Console.Console,
+      Object.assign(Object.create(console) as typeof console, {
+        log: (text: string) => out.push(Buffer.from(`${text}\n`))
+      })
+    ),
+    Effect.runPromiseExit
+  )
+  let code = 0
+  Runtime.defaultTeardown(exit, (exitCode) => {
+    code = exitCode
+  })
+  const bytes = Buffer.concat(out)
+  return { code, signal: null, bytes, out: bytes.toString("utf8"), err: Buffer.concat(err).toString("utf8") }
+}
 
 /** Starts `datawal`, to be talked to while it runs. */
 export const startDatawal = (args: ReadonlyArray<string>, options?: Options) =>
