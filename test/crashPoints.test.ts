@@ -474,7 +474,7 @@ const failEverySync = (
   Effect.gen(function*() {
     const { disk } = yield* runAgain(workload, {}, new Points(new Counts()))
     const syncs = disk.operations.filter(({ kind }) => kind === "sync").length
-    const visitor = new Visitor(workload, { survivors: [2, 4, 1], points: [4, 1], seed: 1 })
+    const visitor = new Visitor(workload, { survivors: [2, 3, 1], points: [2, 1], seed: 1 })
     for (let nth = 1; nth <= syncs; nth++) {
       const points = new Points(new Counts())
       let failing: SimulatedDisk | undefined

@@ -163,17 +163,24 @@ export class Visitor {
       const powerOnly = limit === 1 && seed % 2 === 0
       const deathOnly = limit === 1 && seed % 2 === 1
       for (const [index, disk] of (deathOnly ? [] : point.disk.survivors(limit, { seed })).entries()) {
-        const key = stateKey(disk, point.model, point.model.synced)
-        const seen = this.#seen[level] ??= new Set()
         this.counts.add(`level ${level + 1}: power losses`)
-        if (seen.has(key)) continue
-        seen.add(key)
+        if (!this.#isNew(level, stateKey(disk, point.model, point.model.synced))) continue
         yield* this.#goOn(disk, point.model, point.model.synced, level, `${here}\npower loss ${index} of ${limit}`)
       }
       if (powerOnly) return
       this.counts.add(`level ${level + 1}: deaths of the process`)
+      // What the dead process had not synced can still be lost, and is no part of the key: nothing comes of it only where
+      // this is the last crash.
+      const isLast = level + 1 === this.#bounds.survivors.length
+      if (isLast && !this.#isNew(level, `death ${stateKey(point.disk, point.model, point.model.alive)}`)) return
       yield* this.#goOn(point.disk.kill(), point.model, point.model.alive, level, `${here}\nprocess death`)
     })
+
+  #isNew(level: number, key: string): boolean {
+    const seen = this.#seen[level] ??= new Set()
+    const { size } = seen
+    return seen.add(key).size > size
+  }
 
   readonly #goOn = (
     disk: SimulatedDisk,
