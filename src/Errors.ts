@@ -115,7 +115,7 @@ export class CorruptTail extends Schema.TaggedError<CorruptTail>("effect-datawal
   laterFrames: Schema.Number
 }) {
   override get message(): string {
-    return describeTail(this, policyPrefix)
+    return describeTail(this, copies, "the policy prefix")
   }
 }
 
@@ -137,36 +137,30 @@ export class CorruptSegment extends Schema.TaggedError<CorruptSegment>("effect-d
   }
 ) {
   override get message(): string {
-    return describeSegment(
-      this,
-      `of the last segment the policy prefix ${cutsFromThere}: copy the store first`
-    )
+    return describeSegment(this, copies)
   }
 }
 
-const policyPrefix = "the policy prefix"
+const copies = "Salvage.toStore"
 
-/** What `prefix` does with damage that others refuse. @internal */
-export const cutsFromThere = "cuts everything from there on, keeping a copy"
-
-/** What is wrong, and what cuts it. @internal */
-export const describeTail = (error: CorruptTail, prefix: string): string => {
+/** What is wrong, and what copies what is whole, or cuts. @internal */
+export const describeTail = (error: CorruptTail, salvage: string, prefix: string): string => {
   const behind = error.laterFrames === 0
     ? "the policy strict refuses a torn tail; the policy repair cuts it and keeps a copy"
-    : `${error.laterFrames} valid record(s) stand behind it; copy the store, then ${prefix} cuts them all off, ` +
-      "keeping a copy"
+    : `${error.laterFrames} valid record(s) stand behind it; ${salvage} copies them and all that is whole into a new ` +
+      `store, ${prefix} cuts them off, keeping a copy`
   return `${error.directory} is damaged at ${place(error.segment, error.offset)}: ${error.reason}` +
     `${found(error.found)}, ${error.bytes} bytes to the end of the file; ${behind}`
 }
 
-/** What is wrong, and what can be done about it beside a backup. @internal */
-export const describeSegment = (error: CorruptSegment, orElse: string): string => {
-  const restore = "restore the segment from a backup, or see effect-datawal's docs/recovery.md for what can be saved"
-  const advice = error.reason === "UnknownVersion"
-    ? `if a newer program has written it, open it with that one; if not, ${restore}`
-    : `${restore}; ${orElse}`
+/** What is wrong, and what copies what is whole. @internal */
+export const describeSegment = (error: CorruptSegment, salvage: string): string => {
+  const newer = error.reason === "UnknownVersion"
+    ? "if a newer program has written it, open it with that one; if not, "
+    : ""
   return `${error.directory} is corrupt at ${place(error.segment, error.offset)}: ${error.reason}` +
-    `${found(error.found)}; ${advice}`
+    `${found(error.found)}; ${newer}restore the segment from a backup, or ${salvage} copies all that is whole into a ` +
+    "new store"
 }
 
 /**

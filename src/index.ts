@@ -30,3 +30,6 @@ export * as Reader from "./Reader.ts"
 
 /** From bytes to records, and the verdict on damage. @since 0.1.0 */
 export * as Recovery from "./Recovery.ts"
+
+/** What is whole in a damaged store. @since 0.1.0 */
+export * as Salvage from "./Salvage.ts"

@@ -22,6 +22,7 @@ const rooms = [
   "testing",
   "Export",
   "KeyValueStore",
+  "Salvage",
   "Kv",
   "Reader",
   "Log",

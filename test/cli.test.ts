@@ -37,7 +37,7 @@ afterAll(Cli.removeDirectories)
 const help = /^DESCRIPTION[^]*USAGE\n {2}datawal/
 
 describe.concurrent("usage", Cli.patience, () => {
-  const commands = "scan get report verify dump check export compact import put delete append repair".split(" ")
+  const commands = "scan get report verify dump check export compact salvage import put delete append repair".split(" ")
 
   it.each(commands)("`%s --help` explains the command with examples and ends with 0", async (command) => {
     const ran = await datawal([command, "--help"])
@@ -246,7 +246,8 @@ describe.concurrent("fixtures", Cli.patience, () => {
         datawal(["get", store, "--key", ""]),
         datawal(["check", store]),
         datawal(["export", store, NodePath.join(outside, "out.jsonl")]),
-        datawal(["compact", store, NodePath.join(outside, "target")])
+        datawal(["compact", store, NodePath.join(outside, "target")]),
+        datawal(["salvage", store, NodePath.join(outside, "whole")])
       ])
       assert.deepStrictEqual(Cli.contents(store), before)
     }

@@ -110,6 +110,7 @@ describe.concurrent("writing", Cli.patience, () => {
         ["export", store, text],
         ["import", store, text],
         ["compact", store, text],
+        ["salvage", store, text],
         ["delete", store, "--key", text],
         ["get", "--no-truncate", store, "--key", text]
       ]
@@ -142,7 +143,7 @@ describe.concurrent("writing", Cli.patience, () => {
   it("a path with a line feed or a quote is advised so that a shell takes it", () => {
     for (const directory of ["it's\nhere\\", "it's here", "a b"]) {
       const damage = { directory, segment: 1, offset: 0, reason: "CrcMismatch", bytes: 60, laterFrames: 1 } as const
-      const { message = "" } = verdict(Cause.fail(new CorruptTail(damage)), false)
+      const { message = "" } = verdict(Cause.fail(new CorruptTail(damage)))
       const word = /`datawal repair ([^]*) --policy prefix`/.exec(message)?.[1] ?? assert.fail(message)
       assert.notInclude(word, "\n")
       const { stdout } = ChildProcess.spawnSync("bash", ["-c", `printf %s ${word}`], { encoding: "utf8" })
@@ -203,6 +204,7 @@ describe.concurrent("writing", Cli.patience, () => {
         ["verify"],
         ["export", target],
         ["compact", target],
+        ["salvage", target],
         ["delete", "--key", "a"],
         ["repair"]
       ]
@@ -317,6 +319,29 @@ describe.concurrent("moving", Cli.patience, () => {
     assert.match(human.out, /^target: {10}\S+\nlive_keys: {7}1\nrecords_written: 1\nbytes_written: {3}34\n$/)
   })
 
+  it("salvage writes every whole record into a new store, and says what it left out", async () => {
+    const store = fixture("mid_active_crc_bad")
+    const target = newPath("target")
+    const ran = await datawal(["salvage", store, target])
+    assert.strictEqual(ran.code, 0)
+    assert.strictEqual(
+      ran.out,
+      `target:          ${target}\nrecords_written: 2\nbytes_written:   64\ngaps:            1\nbytes_skipped:   31\n`
+    )
+    assert.strictEqual(ran.err, "datawal: warning: left out: 31 bytes of 00000001.dwal at offset 31, CrcMismatch\n")
+    const scan = await datawal(["scan", target, "--json"])
+    assert.deepStrictEqual(objects(scan.out).map(({ txid }) => txid), [1, 2])
+    const before = Cli.contents(target)
+    assertFails(await datawal(["salvage", store, target]), 1, /was left as it is: found /)
+    assert.deepStrictEqual(Cli.contents(target), before)
+    const whole = await datawal(["salvage", fixture("valid_log"), newPath("whole"), "--json"])
+    assertClean(whole)
+    assert.deepInclude(object(whole), { kind: "salvage", records_written: 3, gaps: 0, bytes_skipped: 0 })
+    const empty = await datawal(["salvage", Cli.directory(), newPath("none")])
+    assert.strictEqual(empty.code, 0)
+    assert.match(empty.err, /^datawal: warning: .* holds no segments\n$/)
+  })
+
   it("nothing is written into the store that is read, or over what is not a file", async () => {
     const store = fixture("compacted")
     const link = newPath("link")
@@ -325,6 +350,7 @@ describe.concurrent("moving", Cli.patience, () => {
     assertFails(await datawal(["export", store, NodePath.join(store, "00000001.dwal")]), 1, /is inside the store/)
     assertFails(await datawal(["export", store, NodePath.join(link, "new", "out")]), 1, /is inside the store/)
     assertFails(await datawal(["compact", link, NodePath.join(store, "sub")]), 1, /is inside the store/)
+    assertFails(await datawal(["salvage", link, NodePath.join(store, "sub")]), 1, /is inside the store/)
     assertFails(await datawal(["export", store, Cli.directory()]), 1, /not a regular file/)
     assert.deepStrictEqual(Cli.contents(store), before)
   })
@@ -426,18 +452,22 @@ describe.concurrent("with other processes", Cli.patience, () => {
     assert.isFalse(NFS.existsSync(store))
   })
 
-  it("advice on damage is of use: a closed segment is cut by nothing, and a path is quoted", async () => {
-    const closed = await datawal(["verify", fixture("closed_crc_bad")])
-    assert.strictEqual(closed.code, 3)
-    assert.match(closed.err, /it is a closed one, which no policy cuts\n$/)
-    const store = newPath("it's a store")
-    NFS.cpSync(fixture("bad_magic"), store, { recursive: true })
-    const active = await datawal(["verify", store])
-    assert.strictEqual(active.code, 3)
-    const advised = /`datawal (.*)`/.exec(active.err)?.[1] ?? ""
-    const repaired = await Cli.run("sh", ["-c", `"${process.execPath}" "${Cli.command}" ${advised}`])
-    assert.strictEqual(repaired.code, 0, repaired.err)
-    assert.strictEqual((await datawal(["verify", store])).code, 0)
+  it("advice on damage is of use, as it stands, in the active segment and in a closed one", async () => {
+    const stores = { closed_crc_bad: 2, mid_active_crc_bad: 2, bad_magic: 0 }
+    for (const [name, records] of Object.entries(stores)) {
+      const store = newPath("it's a store")
+      NFS.cpSync(fixture(name), store, { recursive: true })
+      const before = Cli.contents(store)
+      const ran = await datawal(["verify", store])
+      assert.strictEqual(ran.code, 3)
+      const advised = /`datawal (salvage .*?)`/.exec(ran.err)?.[1] ?? ""
+      const salvaged = await Cli.run("sh", ["-c", `"${process.execPath}" "${Cli.command}" ${advised} --json`])
+      assert.strictEqual(salvaged.code, 0, salvaged.err)
+      assert.match(salvaged.err, /^datawal: warning: left out: \d+ bytes of 0000000[12]\.dwal at offset \d+, \w+\n$/)
+      assert.deepInclude(object(salvaged), { kind: "salvage", records_written: records, gaps: 1 })
+      assertClean(await datawal(["verify", `${store}.salvaged`]))
+      assert.deepStrictEqual(Cli.contents(store), before)
+    }
   })
 
   it("a reader that goes away ends the listing quietly with 0", async () => {

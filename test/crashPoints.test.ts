@@ -14,6 +14,7 @@ import * as Frame from "../src/Frame.ts"
 import { cutsOf } from "../src/internal/simulatedState.ts"
 import * as Kv from "../src/Kv.ts"
 import * as Log from "../src/Log.ts"
+import * as Salvage from "../src/Salvage.ts"
 import { type Fault, makeDisk, type Mode, type SimulatedDisk } from "../src/testing.ts"
 import { eventLoopTurn, fold, inputOf, over, type Rec, type Subject, withoutStacks } from "./support/crashModel.ts"
 import { type Bounds, Counts, type Point, Points, runWorkload, Visitor, type Workload } from "./support/crashPoints.ts"
@@ -427,6 +428,7 @@ const targets = [
   ),
   making("an export into new directories", "", (kv) => Export.toFile(kv, "/p/q/x"), exportFound("/p/q/x"), []),
   making("a compaction", "", (kv) => kv.compactTo("/out/t"), compactFound("/out/t"), ["/out"]),
+  making("a salvage", "", (kv) => Salvage.toStore(kv.directory, "/out/t"), compactFound("/out/t"), ["/out"]),
   making("a compaction into new directories", "", (kv) => kv.compactTo("/p/q/t"), compactFound("/p/q/t"), [])
 ]
 
@@ -449,7 +451,7 @@ describe("a target is absent or whole after a crash at any point, and there when
         for (const point of points.taken) {
           const disk = point.disk.kill()
           const first = yield* workload.found(disk.fork(), new Map())
-          if (first === "whole" && workload.name.includes("compaction")) continue
+          if (first === "whole" && !workload.name.includes("export")) continue
           yield* Effect.scoped(Effect.flatMap(Kv.make(small), workload.make)).pipe(over(disk))
           for (const survivor of disk.survivors(20)) {
             total.add("targets made again, then lost power")

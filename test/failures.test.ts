@@ -16,6 +16,7 @@ import * as Kv from "../src/Kv.ts"
 import * as Lock from "../src/Lock.ts"
 import * as Log from "../src/Log.ts"
 import * as Reader from "../src/Reader.ts"
+import * as Salvage from "../src/Salvage.ts"
 import {
   type Call,
   FaultyDisk,
@@ -678,6 +679,7 @@ interface Outing {
 
 const outings: ReadonlyArray<Outing> = [
   { name: "a compaction", run: (kv, target) => kv.compactTo(target) },
+  { name: "a salvage", run: (kv, target) => Salvage.toStore(kv.directory, target) },
   { name: "an export", run: (kv, target) => Export.toFile(kv, target) }
 ]
 
@@ -705,7 +707,7 @@ const outingCalls = (outing: Outing) =>
     }))
   }))
 
-describe("a failing disk under a compaction or an export", () => {
+describe("a failing disk under a compaction, a salvage or an export", () => {
   for (const outing of outings) {
     it.live(`${outing.name} that fails anywhere leaves nothing behind, and its source works on`, () =>
       Effect.gen(function*() {

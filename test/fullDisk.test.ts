@@ -15,6 +15,7 @@ import * as Kv from "../src/Kv.ts"
 import * as Lock from "../src/Lock.ts"
 import * as Log from "../src/Log.ts"
 import * as Reader from "../src/Reader.ts"
+import * as Salvage from "../src/Salvage.ts"
 import { command } from "./support/cli.ts"
 import { descriptors, text, tree } from "./support/faultyDisk.ts"
 import { because, fillUp, free, refusal, type SmallDisk, smallDisk, useUpNames } from "./support/smallDisk.ts"
@@ -230,6 +231,7 @@ interface Copying {
 
 const copyings: ReadonlyArray<Copying> = [
   { name: "a compaction", run: (kv, target) => kv.compactTo(target) },
+  { name: "a salvage", run: (kv, target) => Salvage.toStore(kv.directory, target) },
   { name: "an export", run: (kv, target) => Export.toFile(kv, target) }
 ]
 

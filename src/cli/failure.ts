@@ -12,18 +12,16 @@
 import * as Cause from "effect/Cause"
 import * as CliError from "effect/cli/CliError"
 import * as Data from "effect/Data"
-import * as Effect from "effect/Effect"
 import { getSystemErrorMap } from "node:util"
 import {
   type CorruptSegment,
   type CorruptTail,
-  cutsFromThere,
   describeSegment,
   describeTail,
   type IoError,
   type LockHeld
 } from "../Errors.ts"
-import { listSegments, type RecoveryReport } from "../Recovery.ts"
+import type { RecoveryReport } from "../Recovery.ts"
 
 /** Ends a command with this code, and says why unless `detail` is `undefined`. */
 export class Failure extends Data.TaggedError("Failure")<{
@@ -82,26 +80,15 @@ const wordsOf = (code: string): string => {
   return ""
 }
 
-/** Whether it failed at a segment behind which there is another: advice on the last one is of no use then. */
-export const isInClosedSegment = (cause: Cause.Cause<unknown>): Effect.Effect<boolean> => {
-  const error = Cause.squash(cause)
-  if (!isTagged(error) || !isCorruption(error)) return Effect.succeed(false)
-  return listSegments(error.directory).pipe(
-    Effect.map((ids) => ids.some((id) => id > error.segment)),
-    Effect.orElseSucceed(() => false)
-  )
-}
-
-/** The exit code of a failed command, and the line that says why, if it has not been said yet; `isClosed` as above. */
+/** The exit code of a failed command, and the line that says why, if it has not been said yet. */
 export const verdict = (
-  cause: Cause.Cause<unknown>,
-  isClosed: boolean
+  cause: Cause.Cause<unknown>
 ): { readonly code: number; readonly message?: string | undefined } => {
   const error = Cause.squash(cause)
   if (error instanceof Failure) return { code: error.code, message: error.detail }
   if (CliError.isCliError(error) && error._tag === "ShowHelp") return { code: error.errors.length === 0 ? 0 : 1 }
   if (Cause.hasFails(cause) && isTagged(error)) {
-    return { code: isCorruption(error) ? 3 : 1, message: describe(error, isClosed) }
+    return { code: isCorruption(error) ? 3 : 1, message: describe(error) }
   }
   const what = error instanceof Error ? error.message : String(error)
   return { code: 1, message: `internal error: ${what}; please report it` }
@@ -111,20 +98,17 @@ const isTagged = (error: unknown): error is Error & { readonly _tag: string } =>
   error instanceof Error && "_tag" in error && typeof error._tag === "string"
 
 // The library's own messages name its options.
-const describe = (error: Error & { readonly _tag: string }, isClosed: boolean): string => {
+const describe = (error: Error & { readonly _tag: string }): string => {
   if (isLockHeld(error)) {
     const holder = error.pid === undefined ? "" : ` (its .lock names process ${error.pid})`
     return `${error.directory} is locked by another writer${holder}; try again when that has ended`
   }
   if (isCorruption(error)) {
-    const repair = `\`datawal repair ${quoted(error.directory)} --policy prefix\``
-    if (error._tag === "CorruptTail") return describeTail(error, repair)
-    return describeSegment(
-      error,
-      isClosed
-        ? "it is a closed one, which no policy cuts"
-        : `copy the store, then ${repair} ${cutsFromThere}`
-    )
+    const { directory } = error
+    const salvage = `\`datawal salvage ${quoted(directory)} ${quoted(`${directory}.salvaged`)}\``
+    return error._tag === "CorruptSegment"
+      ? describeSegment(error, salvage)
+      : describeTail(error, salvage, `\`datawal repair ${quoted(directory)} --policy prefix\``)
   }
   if (!isIoError(error)) return error.message
   const left = error.path.endsWith(".torn") ? "; what is to be cut could not be copied, and nothing was cut" : ""

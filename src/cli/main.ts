@@ -15,7 +15,7 @@ import * as Layer from "effect/Layer"
 import * as References from "effect/References"
 import * as Runtime from "effect/Runtime"
 import manifest from "../../package.json" with { type: "json" }
-import { type Failure, isInClosedSegment, refuse, verdict } from "./failure.ts"
+import { type Failure, refuse, verdict } from "./failure.ts"
 import { datawal } from "./flags.ts"
 import * as Health from "./health.ts"
 import * as Inspect from "./inspect.ts"
@@ -29,7 +29,7 @@ const command = Command.withSubcommands(datawal, [
     group: "LOOK",
     commands: [Inspect.get, Inspect.scan, Inspect.dump, Health.report, Health.verify, Health.check]
   },
-  { group: "COPY", commands: [Transfer.export, Transfer.compact] },
+  { group: "COPY", commands: [Transfer.export, Transfer.compact, Transfer.salvage] },
   { group: "CHANGE", commands: [Write.put, Write.delete, Write.append, Transfer.import, Health.repair] }
 ])
 
@@ -86,7 +86,7 @@ const settle = Effect.fnUntraced(function*(
   cause: Cause.Cause<unknown>
 ): Effect.fn.Return<void, Exited, Output.Output> {
   if (Cause.hasInterruptsOnly(cause)) return yield* Effect.interrupt
-  const { code, message } = verdict(cause, yield* isInClosedSegment(cause))
+  const { code, message } = verdict(cause)
   if (message !== undefined) {
     yield* Output.Output.use((output) => output.note(`datawal: error: ${message.replaceAll(/\s*\n\s*/g, " ")}`))
   }

@@ -20,7 +20,7 @@ export const explicitSwitches = (args: ReadonlyArray<string>): ReadonlyArray<str
   return [...flags, ...args.slice(end)]
 }
 
-const takesText = new Set(["put", "append", "export", "import", "compact"])
+const takesText = new Set(["put", "append", "export", "import", "compact", "salvage"])
 const takesKey = new Set(["delete", "get"])
 const bundle = /^-[A-Za-z]./s
 const asks = /^(-[A-Za-z]$|--(help|version|completions)$|--completions=)/

@@ -89,6 +89,14 @@ const CompactLine = object("compact", {
   bytes_written: Count
 })
 
+const SalvageLine = object("salvage", {
+  target: Schema.String,
+  records_written: Count,
+  bytes_written: Count,
+  gaps: Count,
+  bytes_skipped: Count
+})
+
 const ImportLine = object("import", { records_written: Count, bytes_written: Count })
 
 /** `put`, `delete` and `append`: where the record stands. */
@@ -105,6 +113,7 @@ export const Line = Schema.Union([
   CheckLine,
   ExportLine,
   CompactLine,
+  SalvageLine,
   ImportLine,
   RefLine
 ])

@@ -1,5 +1,5 @@
 /**
- * `export`, `compact` and `import`: a store's live state out of it and into another.
+ * `export`, `compact` and `import`: a store's live state out of it and into another; and `salvage`, all that is whole.
  */
 import * as Command from "effect/cli/Command"
 import * as Effect from "effect/Effect"
@@ -7,7 +7,9 @@ import * as FileSystem from "effect/FileSystem"
 import * as Stream from "effect/Stream"
 import * as Export from "../Export.ts"
 import type * as Kv from "../Kv.ts"
-import { refuse } from "./failure.ts"
+import { listSegments, segmentName } from "../Recovery.ts"
+import * as Salvage from "../Salvage.ts"
+import { missingStore, refuse } from "./failure.ts"
 import * as Flags from "./flags.ts"
 import * as Input from "./input.ts"
 import { Output, printFields, warn } from "./output.ts"
@@ -108,6 +110,39 @@ export const compact = Command.make(
   ),
   Command.withShortDescription("Write a store of the live values only"),
   Command.withExamples([{ command: "datawal compact ./store ./smaller" }])
+)
+
+const describeGap = ({ bytes, offset, reason, segment }: Salvage.Gap): string =>
+  `left out: ${bytes} bytes of ${segmentName(segment)} at offset ${offset}, ${reason}`
+
+export const salvage = Command.make(
+  "salvage",
+  { store: Flags.store, target: Flags.path("TARGET", "directory", "Directory for the new store: empty or absent") },
+  Effect.fnUntraced(function*({ store, target }) {
+    const directory = yield* targetOutside(store, target)
+    const segments = yield* Effect.mapError(listSegments(store), missingStore(store))
+    yield* warnIfEmpty(store, segments.length)
+    const gaps: Array<Salvage.Gap> = []
+    const salvaged = yield* Effect.scoped(
+      Effect.flatMap(
+        Progress.make({ label: "salvage", total: undefined, unit: "records" }),
+        (onProgress) => Salvage.toStore(store, directory, { onProgress, onGap: (gap) => gaps.push(gap) })
+      )
+    )
+    for (const gap of gaps) yield* warn(describeGap(gap))
+    const line: Line = { schema, kind: "salvage", target, ...salvaged }
+    yield* printFields(yield* Flags.isJson, line)
+  })
+).pipe(
+  Command.withDescription(
+    Flags.paragraph(
+      "Write a new store of every record of STORE that is whole, before and behind its damage. STORE is read",
+      "without its lock and left as it is; TARGET appears whole or not at all. What was left out is said in",
+      "warnings; a key whose last put or delete was there is as it was before."
+    )
+  ),
+  Command.withShortDescription("Write a store of what is whole in a damaged one"),
+  Command.withExamples([{ command: "datawal salvage ./store ./salvaged" }])
 )
 
 /** The size of a regular file: what a bar can be drawn of. */

@@ -1,5 +1,5 @@
 /**
- * Counts the whole valid frames behind a damaged place, in one pass.
+ * Finds the whole valid frames behind a damaged place, in one pass.
  *
  * Any byte may start a frame, and a hostile or unlucky file can hold a frame start every few bytes, each claiming up
  * to 64 MiB. Checking each by itself would take quadratic time. Instead one running checksum passes over the file; a
@@ -8,7 +8,7 @@
  * half as much again while they grow: a file with more has the rest tried in another pass over those bytes. Frame
  * starts stand sixteen bytes apart on average at the closest, so no byte is passed more than six times.
  *
- * A frame inside a counted frame is that record's payload and is not counted.
+ * A frame inside one that was found is that record's payload, and is none.
  */
 import * as Effect from "effect/Effect"
 import * as Disk from "../Disk.ts"
@@ -24,15 +24,35 @@ const step_events_max = 2_048
 
 const open_max_default = 1_048_576
 
-/** Of `bytes[from, size)`, the frames whose txid is above `txid`. */
-export const countLaterFrames = Effect.fnUntraced(function*(
+/** Where a frame starts and ends, in the order of the file. */
+type OnFrame = (start: number, end: number) => void
+
+/** How many there are. */
+export const countLaterFrames = (
   file: Disk.DiskFile,
   from: number,
   size: number,
   txid: number,
+  open_max?: number
+): Effect.Effect<number, IoError> =>
+  Effect.suspend(() => {
+    let count = 0
+    const found = eachLaterFrame(file, from, size, txid, () => {
+      count++
+    }, open_max)
+    return Effect.map(found, () => count)
+  })
+
+/** Tells of the frames in `bytes[from, size)` whose txid is above `txid`. */
+export const eachLaterFrame = Effect.fnUntraced(function*(
+  file: Disk.DiskFile,
+  from: number,
+  size: number,
+  txid: number,
+  onFrame: OnFrame,
   open_max: number = open_max_default
-): Effect.fn.Return<number, IoError> {
-  const candidates = new Candidates(open_max)
+): Effect.fn.Return<void, IoError> {
+  const candidates = new Candidates(open_max, onFrame)
   let base = Math.min(from, size)
   let crc = 0
   for (;;) {
@@ -49,7 +69,7 @@ export const countLaterFrames = Effect.fnUntraced(function*(
     if (deferred !== undefined) {
       base = deferred.start
       crc = deferred.crc
-    } else if (last) return candidates.count
+    } else if (last) return
   }
 })
 
@@ -130,12 +150,12 @@ const invalid = 2
 
 /**
  * The candidates that are not decided yet, in columns: a ring in order of their starts, and `heap`, the slots of those
- * whose checksum has not been met, in order of where it stands. Only the first of the ring is ever counted, so that a
+ * whose checksum has not been met, in order of where it stands. Only the first of the ring is ever told of, so that a
  * frame found inside another is known to be inside.
  */
 class Candidates {
   readonly #open_max: number
-  count = 0
+  readonly #onFrame: OnFrame
   #covered = 0
   #capacity: number
   #starts: Float64Array
@@ -151,8 +171,9 @@ class Candidates {
   /** The first that found no room: from there on, all wait for the next pass. */
   #deferred: Deferred | undefined
 
-  constructor(open_max: number) {
+  constructor(open_max: number, onFrame: OnFrame) {
     this.#open_max = open_max
+    this.#onFrame = onFrame
     this.#capacity = Math.min(1_024, open_max)
     this.#starts = new Float64Array(this.#capacity)
     this.#checks = new Float64Array(this.#capacity)
@@ -207,11 +228,12 @@ class Candidates {
   #drain(ended: boolean): void {
     while (this.#length > 0) {
       const slot = this.#first
-      // Also one inside a counted frame: its slot is still in the heap.
+      // Also one inside a frame that was told of: its slot is still in the heap.
       if (this.#states[slot] === undecided && !ended) break
-      if (this.#states[slot] === valid && (this.#starts[slot] ?? 0) >= this.#covered) {
-        this.count++
+      const start = this.#starts[slot] ?? 0
+      if (this.#states[slot] === valid && start >= this.#covered) {
         this.#covered = this.#checkOf(slot) + Frame.crc_bytes
+        this.#onFrame(start, this.#covered)
       }
       this.#first = (slot + 1) % this.#capacity
       this.#length--

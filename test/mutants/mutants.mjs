@@ -561,8 +561,8 @@ const targets = [
   {
     name: "compaction-left-to-closing",
     claim: "A compaction that could not be synced fails.",
-    file: "src/internal/compaction.ts",
-    find: "yield* sound(log.sync)",
+    file: "src/internal/newStore.ts",
+    find: "yield* sound(store.log.sync)",
     replace: "",
     test: failures,
     caughtBy: "a compaction| that fails anywhere leaves nothing behind, and its source works on"
@@ -570,7 +570,7 @@ const targets = [
   {
     name: "durable-compaction-taken-back",
     claim: "A compaction that is durable stays, whatever comes then.",
-    file: "src/internal/compaction.ts",
+    file: "src/internal/newStore.ts",
     find: "state = \"durable\"\n",
     replace: "\n",
     test: "test/Export.test.ts",
@@ -579,11 +579,43 @@ const targets = [
   {
     name: "compaction-without-directory-sync",
     claim: "A compaction's name is durable when it resolves.",
-    file: "src/internal/compaction.ts",
+    file: "src/internal/newStore.ts",
     find: "      yield* disk.syncDirectory(NodePath.dirname(path))",
     replace: "",
     test: crashPoints,
     caughtBy: "there when the call had resolved |a compaction| (|adversarial|)"
+  }
+]
+
+const salvage = "test/Salvage.test.ts"
+
+const salvaging = [
+  {
+    name: "salvage-ends-at-damage",
+    claim: "What is behind damage is salvaged.",
+    file: "src/Salvage.ts",
+    find: "Stream.flatMap(fromStart)",
+    replace: "Stream.flatMap(() => Stream.empty)",
+    test: salvage,
+    caughtBy: "is every frame before, between and behind any damage, in order, and the rest are gaps"
+  },
+  {
+    name: "salvage-of-other-logs",
+    claim: "A frame of a log that a damaged record held is not taken for one of this log, if its txid tells.",
+    file: "src/Salvage.ts",
+    find: "behind(segment, damage, last.txid, onGap)",
+    replace: "behind(segment, damage, 0, onGap)",
+    test: salvage,
+    caughtBy: "goes on by a txid of its own log, and not by that of a log that a damaged record held"
+  },
+  {
+    name: "salvage-reads-on-in-a-gap",
+    claim: "A place that has been read is not gone on from again.",
+    file: "src/Salvage.ts",
+    find: " || start < damaged.offset",
+    replace: "",
+    test: salvage,
+    caughtBy: "is every frame before, between and behind any damage, in order, and the rest are gaps"
   }
 ]
 
@@ -868,4 +900,13 @@ const sharing = [
   }
 ]
 
-export const mutants = [...cutting, ...verdicts, ...writing, ...durability, ...targets, ...checkpoints, ...sharing]
+export const mutants = [
+  ...cutting,
+  ...verdicts,
+  ...writing,
+  ...durability,
+  ...targets,
+  ...salvaging,
+  ...checkpoints,
+  ...sharing
+]

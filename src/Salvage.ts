@@ -1,0 +1,249 @@
+/**
+ * What is whole in a damaged store: the records before, between and behind its damage, which opening and reading refuse
+ * to go past.
+ *
+ * Reach for it when a store fails with `CorruptTail` or `CorruptSegment`, in the active segment or a closed one, and
+ * there is no backup. The store is read without its lock, and not changed.
+ *
+ * Behind damage it goes on at the next whole frame, checksum included, whose txid is above that of the last record
+ * before the damage. So if the damaged record held a log itself, such as a copy of a segment, records of that one with
+ * higher txids are taken for this one's. What stood in the
+ * damaged bytes is gone, and a key whose last put or delete was there goes back to what it was before.
+ *
+ * @since 0.1.0
+ */
+import * as Effect from "effect/Effect"
+import type * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import * as Disk from "./Disk.ts"
+import type { DamageReason, IoError, LockUnavailable, TargetRefused } from "./Errors.ts"
+import type { LogRecord } from "./Frame.ts"
+import { withinHome } from "./internal/home.ts"
+import { eachLaterFrame } from "./internal/laterFrames.ts"
+import { newStore, sound } from "./internal/newStore.ts"
+import * as Recovery from "./Recovery.ts"
+
+// Behind damage, more of it may be close: little is read in vain then.
+const behind_chunk_bytes = 65_536
+
+/**
+ * Bytes of a segment that hold no record: damage, or a torn tail.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Gap {
+  readonly segment: number
+  readonly offset: number
+  readonly bytes: number
+  /** Why none starts at `offset`. */
+  readonly reason: DamageReason
+}
+
+/**
+ * How to salvage.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options {
+  /** Told of each gap, when the records before it have been read. */
+  readonly onGap?: ((gap: Gap) => void) | undefined
+}
+
+/**
+ * What a salvage found and wrote. `bytes_written` are those of the records' frames, `bytes_skipped` those of the gaps.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Salvaged {
+  readonly records_written: number
+  readonly bytes_written: number
+  readonly gaps: number
+  readonly bytes_skipped: number
+}
+
+/**
+ * Every whole record of a store, in the order of the segments and of the places in them, whatever stands between them.
+ * Of a store without damage it is the same as `Reader`'s stream.
+ *
+ * Memory is bounded like a reader's, and a number for each gap of a segment. What stands behind damage is read
+ * twice. `IoError` when the system refuses: `ESTALE` if the directory is moved or replaced meanwhile.
+ *
+ * **Example** (What is behind the damage)
+ *
+ * ```ts
+ * import { Effect, Stream } from "effect"
+ * import { Log, Recovery, Salvage } from "effect-datawal"
+ * import { writeFileSync, readFileSync } from "node:fs"
+ *
+ * const write = Effect.scoped(Effect.gen(function*() {
+ *   const log = yield* Log.make({ directory: "damaged" })
+ *   yield* log.appendAll([1, 2, 3].map((n) => ({ type: "Raw" as const, payload: `record ${n}` })))
+ * }))
+ * await Effect.runPromise(write)
+ *
+ * const path = Recovery.segmentPath("damaged", 1)
+ * const bytes = readFileSync(path)
+ * bytes[70] = 0 // in the second record
+ * writeFileSync(path, bytes)
+ *
+ * const gaps: Array<Salvage.Gap> = []
+ * const records = await Effect.runPromise(
+ *   Stream.runCollect(Salvage.records("damaged", { onGap: (gap) => gaps.push(gap) }))
+ * )
+ * records.map(({ payload }) => new TextDecoder().decode(payload)) // => ["record 1", "record 3"]
+ * gaps // => [{ segment: 1, offset: 36, bytes: 36, reason: "CrcMismatch" }]
+ * ```
+ *
+ * @category reading
+ * @since 0.1.0
+ */
+export const records = (directory: string, options: Options = {}): Stream.Stream<LogRecord, IoError> =>
+  Stream.unwrap(Effect.gen(function*() {
+    const disk = yield* Disk.Disk
+    const path = yield* disk.realPath(directory)
+    const home = yield* withinHome(disk, path)
+    const segments = yield* Recovery.listGrowingSegments(path)
+    const { onGap = () => {} } = options
+    // Of the last record before the first damage: a frame behind damage may be none of this log's.
+    const last = { txid: 0 }
+    return Stream.flatMap(Stream.fromIterable(segments), (segment) => ofSegment(path, segment, last, onGap)).pipe(
+      Stream.provideService(Disk.Disk, home)
+    )
+  }))
+
+/** A segment, up to where it ended when it was opened. */
+interface Segment {
+  readonly directory: string
+  readonly id: number
+  readonly size: number
+}
+
+const framesFrom = ({ directory, id, size }: Segment, offset: number, chunkSize: number) =>
+  Recovery.frames(directory, {
+    segments: [id],
+    from: { segment: id, offset },
+    to: { segment: id, offset: size },
+    chunkSize
+  })
+
+const ofSegment = (
+  directory: string,
+  id: number,
+  last: { txid: number },
+  onGap: (gap: Gap) => void
+): Stream.Stream<LogRecord, IoError> =>
+  Stream.unwrap(Effect.map(Recovery.segmentSize(directory, id), (size) => {
+    const segment = { directory, id, size }
+    return framesFrom(segment, 0, Recovery.chunk_bytes_default).pipe(
+      Stream.mapArray((records) => {
+        last.txid = records.at(-1)?.txid ?? last.txid
+        return records
+      }),
+      Stream.catchTag("Damage", (damage) => behind(segment, damage, last.txid, onGap))
+    )
+  }))
+
+/** The bytes that hold no record from there on, and why. */
+type Damaged = Pick<Gap, "offset" | "reason">
+
+/** What stands behind the first damage of a segment. */
+const behind = (
+  segment: Segment,
+  first: Damaged,
+  txid: number,
+  onGap: (gap: Gap) => void
+): Stream.Stream<LogRecord, IoError> => {
+  let damaged: Damaged | undefined = first
+  const skipTo = (end: number): void => {
+    if (damaged === undefined) return
+    const { offset, reason } = damaged
+    onGap({ segment: segment.id, offset, bytes: end - offset, reason })
+    damaged = undefined
+  }
+  // Until frames end again: behind that, nothing has been looked at.
+  const fromStart = (start: number): Stream.Stream<LogRecord, IoError> =>
+    Stream.suspend(() => {
+      if (damaged === undefined || start < damaged.offset) return Stream.empty
+      skipTo(start)
+      return Stream.catchTag(framesFrom(segment, start, behind_chunk_bytes), "Damage", (next) => {
+        damaged = next
+        return Stream.empty
+      })
+    })
+  const end = Stream.suspend(() => {
+    skipTo(segment.size)
+    return Stream.empty
+  })
+  return Stream.fromIterableEffect(startsBehind(segment, first.offset, txid)).pipe(
+    Stream.flatMap(fromStart),
+    Stream.concat(end)
+  )
+}
+
+/** Where whole frames start that have none right before them. */
+const startsBehind = Effect.fnUntraced(function*(
+  { directory, id, size }: Segment,
+  offset: number,
+  txid: number
+): Effect.fn.Return<ReadonlyArray<number>, IoError, Scope.Scope> {
+  const disk = yield* Disk.Disk
+  const file = yield* Disk.openScoped(disk, Recovery.segmentPath(directory, id), "read")
+  const starts: Array<number> = []
+  let before = 0
+  yield* eachLaterFrame(file, offset + 1, size, txid, (start, end) => {
+    if (start !== before) starts.push(start)
+    before = end
+  })
+  return starts
+}, Effect.scoped)
+
+/**
+ * Writes every whole record of a store into a new one, in the same order, with txids from 1: puts, deletes and raw
+ * records, so that it is a log like the old one, without the damage.
+ *
+ * The target is absent or whole, and durable when this resolves; what fails or is interrupted leaves nothing, a killed
+ * process may leave a hidden directory beside it. `TargetRefused` when the target is a file, or a directory that holds
+ * something. `onProgress` is told how many records are written.
+ *
+ * @category salvaging
+ * @since 0.1.0
+ */
+export const toStore = (
+  directory: string,
+  target: string,
+  options: Options & { readonly onProgress?: ((records: number) => void) | undefined } = {}
+): Effect.Effect<Salvaged, IoError | LockUnavailable | TargetRefused> =>
+  Effect.withSpan(write(directory, target, options), "Salvage.toStore", {
+    attributes: { directory, target },
+    captureStackTrace: false
+  })
+
+const write = Effect.fnUntraced(function*(
+  directory: string,
+  target: string,
+  { onGap, onProgress }: NonNullable<Parameters<typeof toStore>[2]>
+): Effect.fn.Return<Salvaged, IoError | LockUnavailable | TargetRefused> {
+  // Before anything is made for it.
+  yield* Recovery.listSegments(directory)
+  const salvaged = { records_written: 0, bytes_written: 0, gaps: 0, bytes_skipped: 0 }
+  const found = records(directory, {
+    onGap: (gap) => {
+      salvaged.gaps++
+      salvaged.bytes_skipped += gap.bytes
+      onGap?.(gap)
+    }
+  })
+  return yield* newStore(target, ({ log }) =>
+    Effect.as(
+      Stream.runForEachArray(found, (batch) =>
+        Effect.map(sound(log.appendAll(batch)), (refs) => {
+          salvaged.records_written += refs.length
+          for (const { len } of refs) salvaged.bytes_written += len
+          onProgress?.(salvaged.records_written)
+        })),
+      salvaged
+    ))
+})

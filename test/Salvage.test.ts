@@ -1,0 +1,319 @@
+/**
+ * What is whole in a damaged store comes out of it, whatever stands between; against a slow reading of the rule, that looks
+ * at every byte.
+ */
+import { assert, describe, it } from "@effect/vitest"
+import { Arbitrary, Effect, Exit, Fiber, Schema, Stream } from "effect"
+import * as NFS from "node:fs"
+import * as NodePath from "node:path"
+import * as Kv from "../src/Kv.ts"
+import * as Log from "../src/Log.ts"
+import * as Salvage from "../src/Salvage.ts"
+import { kinds, segmentsOf } from "./support/arbitraries.ts"
+import { FaultyDisk, over } from "./support/faultyDisk.ts"
+import {
+  collect,
+  concat,
+  copyFixture,
+  expected,
+  flipped,
+  frame,
+  noise,
+  parse,
+  type Plain,
+  put,
+  raw,
+  readAll,
+  type Segments,
+  snapshot,
+  store,
+  temporaryDirectory,
+  utf8,
+  validAt,
+  zeros
+} from "./support/stores.ts"
+
+interface Found {
+  readonly records: ReadonlyArray<Plain>
+  readonly gaps: ReadonlyArray<Omit<Salvage.Gap, "reason">>
+}
+
+const salvaged = (directory: string): Effect.Effect<Found & { readonly reasons: ReadonlyArray<string> }> =>
+  Effect.suspend(() => {
+    const gaps: Array<Salvage.Gap> = []
+    return Effect.map(collect(Salvage.records(directory, { onGap: (gap) => gaps.push(gap) })), ({ error, records }) => {
+      assert.isUndefined(error)
+      return {
+        records,
+        gaps: gaps.map(({ bytes, offset, segment }) => ({ segment, offset, bytes })),
+        reasons: gaps.map(({ reason }) => reason)
+      }
+    })
+  })
+
+/** Frames one behind the other; where they end, at the next byte that starts one with a txid that is high enough. */
+const reading = (segments: Segments): Found => {
+  const records: Array<Plain> = []
+  const gaps: Array<Found["gaps"][number]> = []
+  let sequential = 0
+  for (const [name, bytes] of Object.entries(segments)) {
+    const segment = Number(name)
+    const txidAt = (at: number): number => Number(Buffer.from(bytes).readBigUInt64LE(at + 8))
+    let txid: number | undefined
+    for (let at = 0; at < bytes.length;) {
+      const { end, records: some } = parse(bytes.subarray(at), segment)
+      records.push(...some.map((record) => ({ ...record, offset: record.offset + at })))
+      if (txid === undefined) txid = sequential = some.at(-1)?.txid ?? sequential
+      const damaged = at + end
+      at = damaged
+      if (damaged === bytes.length) break
+      do at++
+      while (at < bytes.length && !(validAt(bytes, at) && txidAt(at) > txid))
+      gaps.push({ segment, offset: damaged, bytes: at - damaged })
+    }
+  }
+  return { records, gaps }
+}
+
+const Harm = Schema.Struct({
+  kind: Schema.Literals(["flip", "zero", "cut", "insert"]),
+  // Parts of a thousand.
+  segment: Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 999 })),
+  at: Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 999 })),
+  bytes: Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 600 }))
+})
+
+const harm = (segments: Segments, { at, bytes, kind, segment }: typeof Harm.Type): Segments => {
+  const ids = Object.keys(segments)
+  const id = Number(ids[Math.floor(segment * ids.length / 1_000)] ?? 0)
+  const whole = segments[id]
+  if (whole === undefined || whole.length === 0) return segments
+  const place = Math.floor(at * whole.length / 1_000)
+  const behind = whole.subarray(place + bytes)
+  const harmed = {
+    flip: () => flipped(whole, place),
+    zero: () => concat(whole.subarray(0, place), zeros(Math.min(bytes, whole.length - place)), behind),
+    cut: () => concat(whole.subarray(0, place), behind),
+    insert: () => concat(whole.subarray(0, place), noise(bytes, at), whole.subarray(place))
+  }
+  return { ...segments, [id]: harmed[kind]() }
+}
+
+describe("what is whole in a store", () => {
+  it.effect.prop(
+    "is every frame before, between and behind any damage, in order, and the rest are gaps",
+    {
+      logs: Arbitrary.array(kinds, { minLength: 1, maxLength: 3 }),
+      harms: Arbitrary.array(Arbitrary.schema(Harm), { maxLength: 6 })
+    },
+    ({ harms, logs }) =>
+      Effect.scoped(Effect.gen(function*() {
+        const segments = harms.reduce(harm, segmentsOf(logs))
+        const directory = yield* store(segments)
+        const before = snapshot(directory)
+        const { reasons: _, ...found } = yield* salvaged(directory)
+        assert.deepStrictEqual(found, reading(segments))
+        assert.deepStrictEqual(snapshot(directory), before)
+        const bytes = [...found.records.map(({ len }) => len), ...found.gaps.map(({ bytes }) => bytes)]
+        assert.strictEqual(
+          bytes.reduce((sum, next) => sum + next, 0),
+          Object.values(segments).reduce((sum, { length }) => sum + length, 0),
+          "every byte is of a record or of a gap"
+        )
+      })),
+    { arbitrary: { runs: 300 } }
+  )
+
+  it.effect.each(Object.keys(expected))(
+    "of the fixture %s is what a reader gives of it, and more behind damage",
+    (name) =>
+      Effect.gen(function*() {
+        const { open, reason, records, valid_prefix } = expected[name] ?? assert.fail()
+        const directory = yield* copyFixture(name)
+        const before = snapshot(directory)
+        const found = yield* salvaged(directory)
+        const prefix = records ?? valid_prefix ?? []
+        assert.deepStrictEqual(found.records.slice(0, prefix.length), prefix)
+        if (open === "ok") assert.deepStrictEqual(found, { records: prefix, gaps: [], reasons: [] })
+        else assert.strictEqual(found.gaps.length, 1)
+        if (reason !== undefined) assert.deepStrictEqual(found.reasons, [reason])
+        const behind = { closed_crc_bad: 1, mid_active_crc_bad: 1, mid_active_length_bad: 1, zero_sector_then_valid: 1 }
+        if (name in behind) assert.isAbove(found.records.length, prefix.length)
+        assert.deepStrictEqual(snapshot(directory), before)
+      }).pipe(Effect.scoped)
+  )
+
+  it.effect("goes on by a txid of its own log, and not by that of a log that a damaged record held", () =>
+    Effect.gen(function*() {
+      const old = concat(raw(3, "of the copy"), raw(7, "of the copy"))
+      const holder = put(8, "backup", old)
+      const directory = yield* store({ 1: concat(raw(7, "before"), flipped(holder, 30), raw(9, "behind")) })
+      const { gaps, records } = yield* salvaged(directory)
+      assert.deepStrictEqual(records.map(({ txid }) => txid), [7, 9])
+      assert.deepStrictEqual(gaps, [{ segment: 1, offset: 34, bytes: holder.length }])
+    }).pipe(Effect.scoped))
+
+  it.effect("is told of gap by gap, each when the records before it have been read", () =>
+    Effect.gen(function*() {
+      const records = [1, 2, 3, 4, 5].map((txid) => raw(txid, "x".repeat(22)))
+      const directory = yield* store({
+        1: concat(records[0]!, flipped(records[1]!, 40), records[2]!, flipped(records[3]!, 0), records[4]!)
+      })
+      const seen: Array<string> = []
+      const onGap = ({ bytes, offset, reason }: Salvage.Gap) => seen.push(`${offset} ${bytes} ${reason}`)
+      yield* Stream.runForEach(
+        Salvage.records(directory, { onGap }),
+        ({ txid }) => Effect.sync(() => seen.push(`${txid}`))
+      )
+      assert.deepStrictEqual(seen, ["1", "50 50 CrcMismatch", "3", "150 50 BadMagic", "5"])
+    }).pipe(Effect.scoped))
+
+  it.effect("takes no more of the disk than its bytes a few times over, however often it is damaged", () =>
+    Effect.gen(function*() {
+      const records = Array.from({ length: 3_000 }, (_, at) => raw(at + 1, noise(400, at)))
+      const bytes = concat(...records.map((record, at) => at % 100 === 50 ? flipped(record, 100) : record))
+      const directory = yield* store({ 1: bytes })
+      const disk = new FaultyDisk()
+      const { gaps, records: found } = yield* over(disk)(salvaged(directory))
+      assert.deepStrictEqual([gaps.length, found.length], [30, 2_970])
+      const reads = disk.calls.filter(({ kind }) => kind === "read" || kind === "readNow").length
+      assert.isBelow(reads, 150)
+      assert.strictEqual(disk.openDescriptors, 0)
+    }).pipe(Effect.scoped))
+
+  it.effect("is read beside a writer, and only as long as the directory is the same", () =>
+    Effect.gen(function*() {
+      const root = yield* temporaryDirectory
+      const directory = NodePath.join(root, "store")
+      const log = yield* Log.make({ directory })
+      yield* log.append("one")
+      yield* log.rotate
+      yield* log.append("two")
+      assert.strictEqual((yield* salvaged(directory)).records.length, 2)
+      const moved = Stream.runForEach(Salvage.records(directory), () =>
+        Effect.sync(() => {
+          if (!NFS.existsSync(directory)) return
+          NFS.renameSync(directory, NodePath.join(root, "elsewhere"))
+        }))
+      assert.deepInclude(yield* Effect.flip(moved), { _tag: "IoError", code: "ESTALE" })
+    }).pipe(Effect.scoped))
+
+  it.effect("is not found where there is no directory", () =>
+    Effect.gen(function*() {
+      const directory = NodePath.join(yield* temporaryDirectory, "none")
+      const error = yield* Effect.flip(Stream.runDrain(Salvage.records(directory)))
+      assert.deepInclude(error, { _tag: "IoError", code: "ENOENT" })
+      const target = NodePath.join(yield* temporaryDirectory, "made", "target")
+      assert.deepInclude(yield* Effect.flip(Salvage.toStore(directory, target)), { _tag: "IoError", code: "ENOENT" })
+      assert.isFalse(NFS.existsSync(NodePath.dirname(target)))
+    }).pipe(Effect.scoped))
+})
+
+const damaged: Segments = {
+  1: concat(put(1, "a", "1"), put(2, "b", "old"), flipped(put(3, "gone", "x"), 26), raw(4, "between")),
+  3: concat(flipped(put(5, "lost", "y"), 3), put(6, "b", "new"), frame({ type: "Delete", txid: 7, key: utf8("a") }))
+}
+
+describe("a store of what is whole", () => {
+  it.effect("is a log like the old one without its damage, and leaves that as it was", () =>
+    Effect.gen(function*() {
+      const directory = yield* store(damaged)
+      const before = snapshot(directory)
+      const target = NodePath.join(yield* temporaryDirectory, "deep", "target")
+      const [gaps, progress]: [Array<Salvage.Gap>, Array<number>] = [[], []]
+      const answer = yield* Salvage.toStore(directory, target, {
+        onGap: (gap) => gaps.push(gap),
+        onProgress: (records) => progress.push(records)
+      })
+      const { records } = yield* readAll(target)
+      assert.deepStrictEqual(
+        records.map(({ key_b64, payload_b64, txid, type }) => [
+          txid,
+          type,
+          ...[key_b64, payload_b64].map((text) => Buffer.from(text, "base64").toString())
+        ]),
+        [[1, "Put", "a", "1"], [2, "Put", "b", "old"], [3, "Raw", "", "between"], [4, "Put", "b", "new"], [
+          5,
+          "Delete",
+          "a",
+          ""
+        ]]
+      )
+      assert.deepStrictEqual(answer, {
+        records_written: 5,
+        bytes_written: records.reduce((sum, { len }) => sum + len, 0),
+        gaps: 2,
+        bytes_skipped: 33 * 2
+      })
+      assert.deepStrictEqual(gaps.map(({ reason, segment }) => [segment, reason]), [[1, "CrcMismatch"], [
+        3,
+        "BadMagic"
+      ]])
+      assert.strictEqual(progress.at(-1), 5)
+      assert.deepStrictEqual(snapshot(directory), before)
+      const kv = yield* Kv.make({ directory: target, policy: "strict" })
+      assert.deepStrictEqual(
+        (yield* Stream.runCollect(kv.entries())).map(({ key, value }) =>
+          Buffer.concat([key, utf8(" "), value]).toString()
+        ),
+        ["b new"]
+      )
+    }).pipe(Effect.scoped))
+
+  it.effect("of a store without damage holds the same records", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      yield* Effect.scoped(Effect.gen(function*() {
+        const log = yield* Log.make({ directory, segmentSize: 10_000 })
+        for (let round = 0; round < 20; round++) {
+          yield* log.appendAll(
+            Array.from(
+              { length: 50 },
+              (_, at) => ({ type: "Put", key: `${round} ${at % 7}`, payload: noise(at * 9, at) })
+            )
+          )
+        }
+      }))
+      const target = NodePath.join(yield* temporaryDirectory, "target")
+      const answer = yield* Salvage.toStore(directory, target)
+      const [from, to] = [yield* readAll(directory), yield* readAll(target)]
+      const what = ({ key_b64, payload_b64, txid, type }: Plain) => [txid, type, key_b64, payload_b64]
+      assert.deepStrictEqual(to.records.map(what), from.records.map(what))
+      assert.deepInclude(answer, { records_written: 1_000, gaps: 0, bytes_skipped: 0 })
+    }).pipe(Effect.scoped))
+
+  it.effect("is never made over something", () =>
+    Effect.gen(function*() {
+      const directory = yield* store(damaged)
+      const root = yield* temporaryDirectory
+      const file = NodePath.join(root, "file")
+      NFS.writeFileSync(file, "")
+      for (const target of [directory, root, file, ""]) {
+        assert.deepInclude(yield* Effect.flip(Salvage.toStore(directory, target)), { _tag: "TargetRefused", target })
+      }
+      assert.deepStrictEqual(NFS.readdirSync(root), ["file"])
+    }).pipe(Effect.scoped))
+
+  it.live("is absent when its making is interrupted, or fails", () =>
+    Effect.gen(function*() {
+      const directory = yield* store(damaged)
+      const root = yield* temporaryDirectory
+      const target = NodePath.join(root, "target")
+      const disk = new FaultyDisk()
+      const held = disk.holdNext("sync")
+      yield* over(disk)(Effect.gen(function*() {
+        const making = yield* Effect.forkChild(Salvage.toStore(directory, target), { startImmediately: true })
+        yield* held.reached
+        const interrupting = yield* Effect.forkChild(Fiber.interrupt(making), { startImmediately: true })
+        yield* held.release
+        yield* Fiber.join(interrupting)
+        assert.isTrue(Exit.hasInterrupts(yield* Fiber.await(making)))
+        assert.deepStrictEqual(NFS.readdirSync(root), [])
+        disk.failNext("read", "EIO", { skip: 1 })
+        assert.deepInclude(yield* Effect.flip(Salvage.toStore(directory, target)), { _tag: "IoError", code: "EIO" })
+        assert.deepStrictEqual(NFS.readdirSync(root), [])
+        yield* Salvage.toStore(directory, target)
+      }))
+      assert.strictEqual(disk.openDescriptors, 0)
+    }).pipe(Effect.scoped))
+})
