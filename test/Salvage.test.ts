@@ -153,6 +153,23 @@ describe("what is whole in a store", () => {
       assert.deepStrictEqual(gaps, [{ segment: 1, offset: 34, bytes: holder.length }])
     }).pipe(Effect.scoped))
 
+  it.effect("goes on from no place that it has read already, such as a log in a record with an older txid", () =>
+    Effect.gen(function*() {
+      const directory = yield* store({
+        1: concat(
+          raw(7, "before"),
+          flipped(raw(8, "damaged"), 30),
+          raw(9, "behind"),
+          raw(2, raw(20, "held by another")),
+          flipped(raw(10, "damaged"), 30),
+          raw(11, "the last")
+        )
+      })
+      const { gaps, records } = yield* salvaged(directory)
+      assert.deepStrictEqual(records.map(({ txid }) => txid), [7, 9, 2, 11])
+      assert.strictEqual(gaps.length, 2)
+    }).pipe(Effect.scoped))
+
   it.effect("is told of gap by gap, each when the records before it have been read", () =>
     Effect.gen(function*() {
       const records = [1, 2, 3, 4, 5].map((txid) => raw(txid, "x".repeat(22)))

@@ -615,7 +615,7 @@ const salvaging = [
     find: " || start < damaged.offset",
     replace: "",
     test: salvage,
-    caughtBy: "is every frame before, between and behind any damage, in order, and the rest are gaps"
+    caughtBy: "goes on from no place that it has read already, such as a log in a record with an older txid"
   }
 ]
 
