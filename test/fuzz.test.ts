@@ -62,6 +62,8 @@ const runs: ReadonlyArray<{
       "policy prefix: CorruptSegment",
       "policy strict: CorruptTail",
       "policy strict: opened",
+      "salvage: more behind damage",
+      "salvage: nothing behind damage",
       "append: behind the last record",
       "append: in a new segment",
       "append: LimitExceeded"

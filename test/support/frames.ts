@@ -113,7 +113,12 @@ export interface Plain {
 const base64 = (bytes: Uint8Array): string =>
   Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString("base64")
 
-export const plain = (record: LogRecord): Plain => ({
+export const plain = (
+  record: Pick<LogRecord, "segment" | "offset" | "len" | "type" | "txid"> & {
+    readonly key: Uint8Array
+    readonly payload: Uint8Array
+  }
+): Plain => ({
   segment: record.segment,
   offset: record.offset,
   len: record.len,

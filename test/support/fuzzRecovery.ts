@@ -10,6 +10,7 @@ import * as Kv from "../../src/Kv.ts"
 import * as Log from "../../src/Log.ts"
 import * as Reader from "../../src/Reader.ts"
 import type { RecoveryReport } from "../../src/Recovery.ts"
+import * as Salvage from "../../src/Salvage.ts"
 import type { Bench, MakeBench, Tally } from "./fuzzBench.ts"
 import {
   collect,
@@ -36,7 +37,8 @@ import {
   segmentName,
   segmentsOf,
   type Tree,
-  type Verdict
+  type Verdict,
+  wholeOf
 } from "./fuzzReference.ts"
 import type { StoreCase } from "./fuzzStores.ts"
 
@@ -128,6 +130,21 @@ const checkTxid = Effect.fnUntraced(function*(
     NodeAssert.ok(at < sound.length, `${what}: ${place(record)} is not there`)
   }
   NodeAssert.notEqual(error?._tag, "InvalidPosition", what)
+})
+
+const checkSalvage = Effect.fnUntraced(function*(
+  directory: string,
+  segments: ReadonlyArray<SegmentBytes>,
+  tally: Tally
+) {
+  const gaps: Array<Salvage.Gap> = []
+  const { error, records } = yield* collect(Salvage.records(directory, { onGap: (gap) => gaps.push(gap) }))
+  const whole = wholeOf(segments)
+  NodeAssert.equal(error, undefined, "the salvage")
+  expectRecords("the salvage", records, whole.records)
+  NodeAssert.deepEqual(gaps, whole.gaps, "the salvage")
+  const sound = soundRecords(segments).length
+  tally(`salvage: ${records.length > sound ? "more behind damage" : "nothing behind damage"}`)
 })
 
 const checkReferences = Effect.fnUntraced(function*(
@@ -236,6 +253,7 @@ const checkReaders = (store: StoreCase, bench: Bench, tally: Tally): Effect.Effe
     }
     yield* checkPlaces(store, directory, segments, reader, tally)
     yield* checkTxid(store, directory, segments, reader)
+    yield* checkSalvage(directory, segments, tally)
     yield* checkReferences(store, segments, reader.read, records)
 
     const kv = yield* Effect.result(Kv.makeReader(options))

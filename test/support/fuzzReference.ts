@@ -233,6 +233,39 @@ const txidBefore = (
 
 // -- what a writer makes of it ----------------------------------------------------------------------------------------
 
+/** What is whole in a store, and what is not. */
+interface Whole {
+  readonly records: ReadonlyArray<ReferenceRecord>
+  readonly gaps: ReadonlyArray<{ segment: number; offset: number; bytes: number; reason: string }>
+}
+
+/** Frames one behind the other; where they end, on from the next byte where one starts that may be of this log. */
+export const wholeOf = (segments: ReadonlyArray<SegmentBytes>): Whole => {
+  const records: Array<ReferenceRecord> = []
+  const gaps: Array<Whole["gaps"][number]> = []
+  let before = 0
+  for (const { bytes, id } of segments) {
+    let txid: number | undefined
+    for (let at = 0; at < bytes.length;) {
+      const there = framesFrom(bytes, at, id)
+      records.push(...there.records)
+      if (txid === undefined) txid = before = there.records.at(-1)?.txid ?? before
+      if (there.end === bytes.length) break
+      at = there.end + 1
+      while (at < bytes.length && !isLater(bytes, at, txid)) at++
+      const damaged = frameAt(bytes, there.end)
+      const reason = damaged.ok ? "none" : damaged.reason
+      gaps.push({ segment: id, offset: there.end, bytes: at - there.end, reason })
+    }
+  }
+  return { records, gaps }
+}
+
+const isLater = (bytes: Uint8Array, at: number, txid: number): boolean => {
+  const frame = bytes[at] === 0x44 ? frameAt(bytes, at) : undefined
+  return frame?.ok === true && frame.record.txid > txid
+}
+
 export type Policy = "repair" | "strict" | "prefix"
 
 /** Whether a policy cuts the damage off; otherwise it refuses to open. */
