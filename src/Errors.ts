@@ -98,7 +98,8 @@ export class LockUnavailable extends Schema.TaggedError<LockUnavailable>("effect
 /**
  * The active segment is damaged at `offset`, and `laterFrames` whole valid records stand behind the damage (or the
  * policy is `strict`, and the tail is torn): cutting it off could lose acknowledged data. Nothing on disk was
- * changed.
+ * changed. `Salvage` reads what is whole, before and behind the damage; the policy `prefix` cuts it off, with all that
+ * is behind it.
  *
  * `bytes` is the distance from the damage to the end of the file.
  *
@@ -121,7 +122,8 @@ export class CorruptTail extends Schema.TaggedError<CorruptTail>("effect-datawal
 
 /**
  * A segment holds, at `offset`, something that is not a valid frame and that no crash explains: damage to a closed
- * segment, a newer version's frame, or not a log at all. Nothing on disk was changed.
+ * segment, a newer version's frame, or not a log at all. Nothing on disk was changed. Restore the segment from a backup,
+ * or read with `Salvage` what is whole, before and behind the damage.
  *
  * @category errors
  * @since 0.1.0
