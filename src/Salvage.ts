@@ -52,6 +52,17 @@ export interface Options {
 }
 
 /**
+ * How to make a store of it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface StoreOptions extends Options {
+  /** Told how many records are written. */
+  readonly onProgress?: ((records: number) => void) | undefined
+}
+
+/**
  * What a salvage found and wrote. `bytes_written` are those of the records' frames, `bytes_skipped` those of the gaps.
  *
  * @category models
@@ -206,7 +217,7 @@ const startsBehind = Effect.fnUntraced(function*(
  *
  * The target is absent or whole, and durable when this resolves; what fails or is interrupted leaves nothing, a killed
  * process may leave a hidden directory beside it. `TargetRefused` when the target is a file, or a directory that holds
- * something. `onProgress` is told how many records are written.
+ * something.
  *
  * @category salvaging
  * @since 0.1.0
@@ -214,7 +225,7 @@ const startsBehind = Effect.fnUntraced(function*(
 export const toStore = (
   directory: string,
   target: string,
-  options: Options & { readonly onProgress?: ((records: number) => void) | undefined } = {}
+  options: StoreOptions = {}
 ): Effect.Effect<Salvaged, IoError | LockUnavailable | TargetRefused> =>
   Effect.withSpan(write(directory, target, options), "Salvage.toStore", {
     attributes: { directory, target },
@@ -224,7 +235,7 @@ export const toStore = (
 const write = Effect.fnUntraced(function*(
   directory: string,
   target: string,
-  { onGap, onProgress }: NonNullable<Parameters<typeof toStore>[2]>
+  { onGap, onProgress }: StoreOptions
 ): Effect.fn.Return<Salvaged, IoError | LockUnavailable | TargetRefused> {
   // Before anything is made for it.
   yield* Recovery.listSegments(directory)
