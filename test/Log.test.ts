@@ -14,6 +14,7 @@ import { open_max } from "../src/internal/segmentFiles.ts"
 import * as Kv from "../src/Kv.ts"
 import * as Lock from "../src/Lock.ts"
 import * as Log from "../src/Log.ts"
+import * as Salvage from "../src/Salvage.ts"
 import { descriptors, FaultyDisk, over, text, tree } from "./support/faultyDisk.ts"
 import { copyFixture, frame, parseWhole, readSegment, temporaryDirectory, utf8 } from "./support/stores.ts"
 
@@ -955,7 +956,8 @@ describe("opening", () => {
 
   it.effect("what is cut off is logged, and the few long calls are spans", () =>
     Effect.gen(function*() {
-      const directory = yield* temporaryDirectory
+      const root = yield* temporaryDirectory
+      const directory = NodePath.join(root, "store")
       yield* reopen({ directory }, (log) => log.append("one"))
       NFS.appendFileSync(NodePath.join(directory, "00000001.dwal"), "DWAL")
       const logged: Array<readonly [string, unknown]> = []
@@ -974,9 +976,10 @@ describe("opening", () => {
         yield* kv.put("a", "1")
         yield* kv.get("a")
         yield* kv.sync
-        yield* kv.compactTo(NodePath.join(directory, "..", `${NodePath.basename(directory)}-target`))
+        yield* kv.compactTo(NodePath.join(root, "target"))
         yield* Export.fromLines(kv, Export.toLines(kv))
-        yield* Export.toFile(kv, NodePath.join(directory, "..", `${NodePath.basename(directory)}-out`))
+        yield* Export.toFile(kv, NodePath.join(root, "out"))
+        yield* Salvage.toStore(directory, NodePath.join(root, "whole"))
       }).pipe(
         Effect.provideService(References.CurrentLoggers, new Set([logger])),
         Effect.provideService(References.MinimumLogLevel, "Debug"),
@@ -986,7 +989,15 @@ describe("opening", () => {
       assert.deepStrictEqual(logged, [
         [`a torn tail of 4 bytes was cut off segment 1 at offset 31; a copy is in ${torn}`, directory]
       ])
-      assert.deepStrictEqual(spans, ["Log.open", "Kv.compactTo", "Log.open", "Export.fromLines", "Export.toFile"])
+      assert.deepStrictEqual(spans, [
+        "Log.open",
+        "Kv.compactTo",
+        "Log.open",
+        "Export.fromLines",
+        "Export.toFile",
+        "Salvage.toStore",
+        "Log.open"
+      ])
     }))
 
   it.effect("a directory that cannot be is an IoError", () =>
