@@ -122,8 +122,8 @@ export class CorruptTail extends Schema.TaggedError<CorruptTail>("effect-datawal
 
 /**
  * A segment holds, at `offset`, something that is not a valid frame and that no crash explains: damage to a closed
- * segment, a newer version's frame, or not a log at all. Nothing on disk was changed. Restore the segment from a backup,
- * or read with `Salvage` what is whole, before and behind the damage.
+ * segment, a newer version's frame, or not a log at all. Nothing on disk was changed. Restore the segment from a
+ * backup, or read with `Salvage` what is whole, before and behind the damage.
  *
  * @category errors
  * @since 0.1.0

@@ -265,18 +265,21 @@ const readLines = Effect.fnUntraced(function*<E, R>(
   const lines = new Import(kv, yield* kvParts(kv), onProgress)
   const read = Effect.andThen(Stream.runForEachArray(input, lines.feed), lines.end)
   yield* Effect.uninterruptibleMask((restore) =>
-    Effect.flatMap(Effect.exit(restore(read)), (ended) =>
-      Effect.matchCauseEffect(lines.sync, {
-        onSuccess: () => ended,
-        // That the lines before are not stored is what counts; but an interruption stays one.
-        onFailure: (cause) =>
-          Exit.hasInterrupts(ended)
-            ? Effect.andThen(
-              ofStore(kv.directory, Effect.logWarning("the last imported records may not be durable", cause)),
-              ended
-            )
-            : Effect.failCause(cause)
-      }))
+    Effect.flatMap(
+      Effect.exit(restore(read)),
+      (ended) =>
+        Effect.matchCauseEffect(lines.sync(Exit.hasInterrupts(ended)), {
+          onSuccess: () => ended,
+          // That the lines before are not stored is what counts; but an interruption stays one.
+          onFailure: (cause) =>
+            Exit.hasInterrupts(ended)
+              ? Effect.andThen(
+                ofStore(kv.directory, Effect.logWarning("the last imported records may not be durable", cause)),
+                ended
+              )
+              : Effect.failCause(cause)
+        })
+    )
   )
   return { records_written: lines.records, bytes_written: lines.bytes }
 })

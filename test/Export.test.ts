@@ -578,6 +578,54 @@ describe("import", () => {
       }))
     }))
 
+  it.live("behind whoever has the store to himself it can be interrupted, and what it could not store is not", () =>
+    Effect.gen(function*() {
+      for (const value of ["1", "x".repeat(300_000)]) {
+        const kv = yield* fresh
+        const begun = yield* Deferred.make<void>()
+        const holding = yield* Effect.forkChild(
+          kv.modifyEffect("held", () => Effect.andThen(Deferred.succeed(begun, undefined), Effect.never)),
+          { startImmediately: true }
+        )
+        yield* Deferred.await(begun)
+        const lines = Stream.concat(Stream.make(line("a", value)), Stream.never)
+        const importing = yield* Effect.forkChild(Export.fromLines(kv, lines), { startImmediately: true })
+        yield* Effect.sleep(5)
+        yield* Fiber.interrupt(importing)
+        assert.isTrue(Exit.hasInterrupts(yield* Fiber.await(importing)))
+        yield* Fiber.interrupt(holding)
+        assert.strictEqual((yield* kv.statistics).records, 0)
+      }
+    }))
+
+  it.live("a scope with one of them closes, whichever of them it interrupts first", () =>
+    Effect.gen(function*() {
+      const directory = NodePath.join(yield* temporaryDirectory, "store")
+      yield* Effect.scoped(Effect.gen(function*() {
+        const kv = yield* Kv.make({ directory })
+        yield* Effect.forkScoped(kv.modifyEffect("held", () => Effect.never), { startImmediately: true })
+        yield* Effect.forkScoped(Export.fromLines(kv, Stream.make(line("a", "1"))), { startImmediately: true })
+        yield* Effect.sleep(5)
+      }))
+    }), 10_000)
+
+  it.effect("what an observer has thrown at is not written again, over what was put since", () =>
+    Effect.gen(function*() {
+      const { kv, log } = yield* Effect.flatMap(temporaryDirectory, (directory) => Kv.makeWithLog({ directory }))
+      let throwing = true
+      yield* log.observe(() => {
+        if (!throwing) return
+        throwing = false
+        Effect.runFork(kv.put("a", "newer"))
+        throw new Error("mine")
+      })
+      const exit = yield* Effect.exit(Export.fromLines(kv, input(line("a", "1"))))
+      assert.isTrue(Exit.hasDies(exit))
+      while ((yield* kv.statistics).records < 2) yield* Effect.yieldNow
+      assert.strictEqual((yield* kv.statistics).records, 2)
+      assert.strictEqual(text(yield* kv.get("a")), "newer")
+    }))
+
   it.effect("an observer that throws is a defect, and no line is stored twice for it", () =>
     Effect.gen(function*() {
       const kv = yield* fresh

@@ -607,7 +607,102 @@ describe("modifyEffect", () => {
     }))
 })
 
+describe("a store that another has to himself", () => {
+  /** Begins to change a key, and does not end. */
+  const hold = (kv: Kv.KvService) =>
+    Effect.gen(function*() {
+      const begun = yield* Deferred.make<void>()
+      yield* Effect.forkDetach(
+        kv.modifyEffect("held", () => Effect.andThen(Deferred.succeed(begun, undefined), Effect.never)),
+        { startImmediately: true }
+      )
+      yield* Deferred.await(begun)
+    })
+
+  it.live("fails who waits when it closes, and who comes then", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const scope = yield* Scope.make()
+      const kv = yield* Scope.provide(Kv.make({ directory }), scope)
+      yield* hold(kv)
+      const writes = (): ReadonlyArray<Effect.Effect<unknown, object>> => [
+        kv.put("a", "1"),
+        kv.delete("a"),
+        kv.putMany([["a", "1"]]),
+        kv.deleteMany(["a"]),
+        kv.modify("a", () => [0, "1"])
+      ]
+      const waiting = yield* Effect.forEach(
+        writes(),
+        (write) => Effect.forkChild(Effect.flip(write))
+      )
+      yield* Effect.sleep(5)
+      yield* Scope.close(scope, Exit.void)
+      for (const fiber of waiting) assert.deepInclude(yield* Fiber.join(fiber), { _tag: "IoError", code: "EBADF" })
+      for (const write of writes()) {
+        assert.deepInclude(yield* Effect.flip(write), { _tag: "IoError", code: "EBADF" })
+      }
+    }), 10_000)
+
+  it.live("refuses at once what would be refused later", () =>
+    Effect.gen(function*() {
+      const disk = new FaultyDisk()
+      yield* over(disk)(Effect.gen(function*() {
+        const kv = yield* Kv.make({ directory: yield* temporaryDirectory })
+        yield* kv.put("a", "1")
+        yield* hold(kv)
+        assert.strictEqual((yield* Effect.flip(kv.put("x".repeat(65_537), "1")))._tag, "LimitExceeded")
+        disk.failNext("sync", "EIO")
+        yield* Effect.flip(kv.sync)
+        assert.strictEqual((yield* Effect.flip(kv.put("a", "2")))._tag, "WriterPoisoned")
+        assert.strictEqual((yield* Effect.flip(kv.modify("a", () => [0, "2"])))._tag, "WriterPoisoned")
+      }))
+    }))
+})
+
 describe("a store over a log that the application provides", () => {
+  it.effect("answers no call for values, and writes nothing, when its scope has closed before the log's", () =>
+    Effect.gen(function*() {
+      const log = yield* Log.make({ directory: yield* temporaryDirectory })
+      const scope = yield* Scope.make()
+      const kv = yield* Scope.provide(Kv.fromLog(log), scope)
+      yield* kv.put("a", "1")
+      const begun = yield* Deferred.make<void>()
+      const late = yield* Deferred.make<void>()
+      const modifying = yield* Effect.forkChild(
+        kv.modifyEffect("a", () =>
+          Deferred.succeed(begun, undefined).pipe(
+            Effect.andThen(Deferred.await(late)),
+            Effect.as([0, "2"] as const)
+          )),
+        { startImmediately: true }
+      )
+      yield* Deferred.await(begun)
+      const waiting = yield* Effect.forkChild(kv.modify("a", () => [0, "3"]), { startImmediately: true })
+      yield* Scope.close(scope, Exit.void)
+      yield* Deferred.succeed(late, undefined)
+      const attempts: ReadonlyArray<Effect.Effect<unknown, object>> = [
+        Fiber.join(modifying),
+        Fiber.join(waiting),
+        kv.put("a", "4"),
+        kv.putMany([["a", "4"]]),
+        kv.delete("a"),
+        kv.deleteMany(["a"]),
+        kv.modify("a", () => [0, "4"]),
+        kv.get("a"),
+        kv.get("never put"),
+        kv.getMany(["a"]),
+        Stream.runDrain(kv.entries()),
+        kv.compactTo(NodePath.join(log.directory, "..", "target"))
+      ]
+      for (const [at, attempt] of attempts.entries()) {
+        assert.deepInclude(yield* Effect.flip(attempt), { _tag: "IoError", code: "EBADF" }, `${at}`)
+      }
+      assert.strictEqual((yield* log.end).txid, 1)
+      yield* log.append("goes on")
+      assert.strictEqual(text(yield* (yield* Kv.fromLog(log)).get("a")), "1")
+    }))
+
   it.effect("direct appends show, in the order of the file", () =>
     Effect.gen(function*() {
       const directory = yield* temporaryDirectory

@@ -769,6 +769,32 @@ describe("observing", () => {
       }))
   }
 
+  it.live("an observer that writes with runSync is refused by Effect, and its record comes behind for everyone", () =>
+    Effect.gen(function*() {
+      for (const payloads of [["one"], ["one", "two", "three"]]) {
+        const log = yield* Log.make({ directory: yield* temporaryDirectory })
+        const caught: Array<unknown> = []
+        yield* log.observe(({ txid }) => {
+          if (txid > 1) return
+          try {
+            Effect.runSync(log.appendRecord({ type: "Put", key: "k", payload: "nested" }))
+          } catch (error) {
+            caught.push(error)
+          }
+        })
+        const kv = yield* Kv.fromLog(log)
+        const told: Array<string> = []
+        yield* log.observe(({ payload, txid }) => {
+          told.push(`${txid} ${text(payload)}`)
+        })
+        yield* log.appendAll(payloads.map((payload) => ({ type: "Put", key: "k", payload })))
+        while ((yield* log.end).txid <= payloads.length) yield* Effect.sleep(1)
+        assert.strictEqual(caught.length, 1)
+        assert.deepStrictEqual(told, [...payloads, "nested"].map((payload, at) => `${at + 1} ${payload}`))
+        assert.strictEqual(text(yield* kv.get("k")), "nested")
+      }
+    }))
+
   for (
     const { name, write } of [
       { name: "one record", write: (kv: Kv.KvService) => kv.put("k", "new") },

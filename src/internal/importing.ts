@@ -1,7 +1,9 @@
 /** Putting the lines of an export into a store, many at once. */
+import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Result from "effect/Result"
-import type { InvalidLine } from "../Errors.ts"
+import { type InvalidLine, LimitExceeded } from "../Errors.ts"
+import * as Frame from "../Frame.ts"
 import type { KvService } from "../Kv.ts"
 import type { WriteError } from "../Log.ts"
 import { LineBatch } from "./importLines.ts"
@@ -9,6 +11,9 @@ import type { KvParts } from "./kvParts.ts"
 import { type Line, Lines } from "./lines.ts"
 import { PutBuffer } from "./putBuffer.ts"
 import { limitError, type Pair, parse } from "./recordLine.ts"
+import { ofStore } from "./storeLogs.ts"
+
+const left_out = "an import was interrupted while another had the store to himself: its last lines are not stored"
 
 export class Import {
   readonly #kv: KvService
@@ -58,10 +63,17 @@ export class Import {
     return this.#add
   })
 
-  /** Makes durable what came before whatever ended the lines, unless it was a write that failed. */
-  readonly sync: Effect.Effect<void, WriteError> = Effect.suspend(() =>
-    this.#mayWrite ? Effect.andThen(this.#flush, this.#kv.sync) : Effect.void
-  )
+  /**
+   * Makes durable what came before whatever ended the lines, unless it was a write that failed. An interruption waits
+   * for nobody who has the store to himself: then what was read last is not stored.
+   */
+  readonly sync = (isInterrupted: boolean): Effect.Effect<void, WriteError> =>
+    Effect.suspend(() => {
+      if (!this.#mayWrite) return Effect.void
+      const isKept = !isInterrupted || this.#frames.to === 0 || !this.#parts.isTurnTaken()
+      const flushed = isKept ? this.#flush : ofStore(this.#kv.directory, Effect.logWarning(left_out))
+      return Effect.andThen(flushed, this.#kv.sync)
+    })
 
   readonly #add: Effect.Effect<void, InvalidLine | WriteError> = Effect.gen({ self: this }, function*() {
     const lines = this.#lines
@@ -114,29 +126,31 @@ export class Import {
     if (this.#frames.put(...pair)) return
     yield* this.#flush
     if (this.#frames.put(...pair)) return
-    yield* this.#writing(this.#kv.putMany([pair]), (refs) => refs.forEach(({ len }) => this.#stored(1, len)))
+    const [key, value] = pair
+    const stored = () => this.#stored(1, Frame.encodedLength(key.length, value.length))
+    yield* this.#writing(this.#parts.putPair(key, value, stored))
   }).bind(this)
 
   readonly #flush: Effect.Effect<void, WriteError> = Effect.suspend(() => {
     const frames = this.#frames
-    return frames.to === 0 ? Effect.void : this.#writing(this.#parts.putFrames(frames), () => {
+    return frames.to === 0 ? Effect.void : this.#writing(this.#parts.putFrames(frames, () => {
       const { length, to } = frames
       frames.clear()
       this.#stored(to, length)
-    })
+    }))
   })
 
-  // What is written must not be handed over again, nor left uncounted, when this is interrupted.
-  #writing<A>(write: Effect.Effect<A, WriteError>, written: (result: A) => void): Effect.Effect<void, WriteError> {
-    return Effect.uninterruptible(Effect.matchEffect(write, {
-      onSuccess: (result) => Effect.sync(() => written(result)),
-      onFailure: (error) => {
+  #writing(write: Effect.Effect<void, WriteError>): Effect.Effect<void, WriteError> {
+    return Effect.onError(write, (cause) =>
+      Effect.sync(() => {
+        // Interrupted, it has waited and written nothing, or knows what it has written.
+        if (Cause.hasInterruptsOnly(cause)) return
+        // What an observer has thrown at may be written, and is not to be written again.
         this.#frames.clear()
+        const error = Cause.squash(cause)
         // A limit stops these records, not the store.
-        if (error._tag !== "LimitExceeded") this.#mayWrite = false
-        return Effect.fail(error)
-      }
-    }))
+        if (Cause.hasFails(cause) && !(error instanceof LimitExceeded)) this.#mayWrite = false
+      }))
   }
 
   #stored(records: number, bytes: number): void {

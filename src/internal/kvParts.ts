@@ -20,9 +20,21 @@ export interface ReadParts {
 }
 
 export interface KvParts extends ReadParts {
-  /** `putMany` of frames. */
-  readonly putFrames: (frames: PutFrames) => Effect.Effect<void, WriteError>
+  /**
+   * `putMany` of frames, or of one pair. No interruption comes between what is written and `onWritten`; one that comes
+   * before has nothing written.
+   */
+  readonly putFrames: (frames: PutFrames, onWritten: () => void) => Effect.Effect<void, WriteError>
+  readonly putPair: (key: Uint8Array, value: Uint8Array, onWritten: () => void) => Effect.Effect<void, WriteError>
+  /** Whether whoever writes to the store must wait, and for as long as another likes. */
+  readonly isTurnTaken: () => boolean
 }
+
+/** The write and the knowledge of it, as one. */
+export const wholly = (
+  write: Effect.Effect<unknown, WriteError>,
+  onWritten: () => void
+): Effect.Effect<void, WriteError> => Effect.uninterruptible(Effect.map(write, onWritten))
 
 const readable = new WeakMap<KvRead, ReadParts>()
 const writable = new WeakMap<KvService, KvParts>()
@@ -44,7 +56,9 @@ export const kvParts = (kv: KvService): Effect.Effect<KvParts> =>
   Effect.map(Disk.Disk, (disk) =>
     writable.get(kv) ?? {
       ...publicReadParts(kv, disk),
-      putFrames: (frames) => Effect.suspend(() => Effect.asVoid(kv.putMany(pairsOf(frames))))
+      putFrames: (frames, onWritten) => Effect.suspend(() => wholly(kv.putMany(pairsOf(frames)), onWritten)),
+      putPair: (key, value, onWritten) => wholly(kv.putMany([[key, value]]), onWritten),
+      isTurnTaken: () => false
     })
 
 const publicReadParts = (kv: KvRead, disk: Disk.DiskService): ReadParts => ({

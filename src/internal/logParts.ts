@@ -7,13 +7,13 @@ import * as Effect from "effect/Effect"
 import type * as Exit from "effect/Exit"
 import type * as Scope from "effect/Scope"
 import * as Disk from "../Disk.ts"
-import type { IoError } from "../Errors.ts"
+import type { IoError, WriterPoisoned } from "../Errors.ts"
 import type { LogService, RecordInput, WriteError } from "../Log.ts"
 import type { Position } from "../Recovery.ts"
 import { pairsOf, type PutFrames } from "./frames.ts"
+import { Gate } from "./gate.ts"
 import type { Observer } from "./observers.ts"
 import type { SegmentReads } from "./segmentFiles.ts"
-import { Turn } from "./turn.ts"
 import type { RecordRef } from "./writer.ts"
 
 export interface LogParts {
@@ -29,7 +29,13 @@ export interface LogParts {
   readonly writeFrames: (frames: PutFrames) => Effect.Effect<void, WriteError>
   /** Waits after a write as `durability` demands: for a shared fsync under `always`, else for nothing. */
   readonly settled: <A, E, R>(write: Effect.Effect<A, E, R>) => Effect.Effect<A, E | WriteError, R>
-  readonly turn: Turn
+  /**
+   * Held by whoever needs that no store over the same log writes: then small puts wait as well. What is written to the
+   * log itself does not ask for it. It refuses once the log has closed.
+   */
+  readonly turn: Gate<IoError>
+  /** Why nothing is written any more, if so. */
+  readonly refusal: () => IoError | WriterPoisoned | undefined
   /** Tells the observer of what is written until the scope closes; gives where the first of it will stand. */
   readonly observe: (observer: Observer) => Effect.Effect<Position, never, Scope.Scope>
 }
@@ -44,10 +50,10 @@ export const logParts = (log: LogService): Effect.Effect<LogParts> =>
   Effect.map(Disk.Disk, (disk) => registered.get(log) ?? publicParts(log, disk))
 
 /** Several stores can be over one log, whoever made it. */
-const turns = new WeakMap<LogService, Turn>()
+const turns = new WeakMap<LogService, Gate<IoError>>()
 
-const turnOf = (log: LogService): Turn => {
-  const turn = turns.get(log) ?? new Turn()
+const turnOf = (log: LogService): Gate<IoError> => {
+  const turn = turns.get(log) ?? new Gate()
   turns.set(log, turn)
   return turn
 }
@@ -61,6 +67,7 @@ const publicParts = (log: LogService, disk: Disk.DiskService): LogParts => ({
   writeFrames: (frames) => Effect.suspend(() => Effect.asVoid(log.appendAll(putsOf(frames)))),
   settled: (write) => write,
   turn: turnOf(log),
+  refusal: () => undefined,
   observe: ({ record }) => log.observe((written) => record(written, written))
 })
 

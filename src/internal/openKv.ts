@@ -1,5 +1,6 @@
 /** Opening a store: the log, the index of it, and what becomes of both for users and for this library. */
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Disk from "../Disk.ts"
@@ -10,13 +11,15 @@ import type { RecoveryReport } from "../Recovery.ts"
 import { type Bytes, ownBytes, toBytes } from "./bytes.ts"
 import { load as loadCheckpoint } from "./checkpoint.ts"
 import { keepCheckpoint, type Written } from "./checkpointing.ts"
+import { closedError } from "./closed.ts"
 import { closeOnFailure } from "./closeOnFailure.ts"
 import { compact } from "./compaction.ts"
-import { repeatable } from "./entries.ts"
+import { recordLimit, repeatable, toEntry } from "./entries.ts"
 import { follow, projectionOfLog } from "./following.ts"
 import { keyBytesOf } from "./frames.ts"
-import { registerKv, registerRead } from "./kvParts.ts"
-import { type LogParts, logParts } from "./logParts.ts"
+import type { Gathered } from "./gather.ts"
+import { type KvParts, registerKv, registerRead, wholly } from "./kvParts.ts"
+import { type LogParts, logParts as partsOf } from "./logParts.ts"
 import { openLog } from "./openLog.ts"
 import { openReader } from "./openReader.ts"
 import { cacheSizeError, kvOptionsError } from "./options.ts"
@@ -27,22 +30,34 @@ const makeRead = (
   source: Source,
   report: RecoveryReport,
   projection: Projection,
-  segments: Effect.Effect<number>
+  segments: Effect.Effect<number>,
+  closed: () => IoError | undefined = () => undefined
 ) => {
-  const get = (key: Bytes) => Effect.suspend(() => valueOf(source, projection, toBytes(key)))
+  const whileOpen = <A, E>(read: () => Effect.Effect<A, E>): Effect.Effect<A, E | IoError> =>
+    Effect.suspend((): Effect.Effect<A, E | IoError> => {
+      const error = closed()
+      return error === undefined ? read() : Effect.fail(error)
+    })
+  const get = (key: Bytes) => whileOpen(() => valueOf(source, projection, toBytes(key)))
   const walkOf = ({ from, ordered = false, prefix, to }: Range = {}) => ({
     ordered,
     range: { prefix: optionalBytes(prefix), from: optionalBytes(from), to: optionalBytes(to) }
   })
   const { disk } = source
-  const frames = Effect.sync(() => framesOf(source, projection.snapshot(), { ...walkOf({ ordered: true }), all: true }))
+  const gathered = (range: Range | undefined, all: boolean): Gathered => {
+    const error = closed()
+    return error === undefined
+      ? framesOf(source, projection.snapshot(), { ...walkOf(range), all })
+      : Effect.fail(error)
+  }
+  const frames = Effect.sync(() => gathered({ ordered: true }, true))
   const read: KvRead = {
     directory: source.directory,
     report,
     get,
     getMany: (keys) => {
       const all = repeatable(keys)
-      return Effect.suspend(() => valuesOf(source, projection, Array.from(all, toBytes)))
+      return whileOpen(() => valuesOf(source, projection, Array.from(all, toBytes)))
     },
     has: (key) => Effect.sync(() => projection.has(toBytes(key))),
     refOf: (key) => Effect.sync(() => projection.placeOf(toBytes(key))),
@@ -50,8 +65,7 @@ const makeRead = (
     isEmpty: Effect.sync(() => projection.size === 0),
     keys: (range) =>
       Stream.suspend(() => Stream.map(located(projection.snapshot(), walkOf(range)), (place) => place.key)),
-    entries: (range) =>
-      Stream.suspend(() => entriesIn(framesOf(source, projection.snapshot(), { ...walkOf(range), all: false }))),
+    entries: (range) => Stream.suspend(() => entriesIn(gathered(range, false))),
     compactTo: (directory, options) =>
       Effect.provideService(compact(directory, frames, options?.onProgress), Disk.Disk, disk),
     statistics: Effect.map(segments, (segments) => {
@@ -74,33 +88,77 @@ const noRoom = (projection: Projection, keys: number, bytes: number): LimitExcee
 const noRoomForKey = (projection: Projection, key: Uint8Array): LimitExceeded | undefined =>
   projection.hasRoom(1, key.length) || projection.has(key) ? undefined : noRoom(projection, 1, key.length)
 
+// Nobody waits for what will be refused: the turn can be another's for as long as it likes.
+const takeTurns =
+  ({ refusal, turn }: LogParts) =>
+  <A, E, R>(work: () => Effect.Effect<A, E, R>, limit?: LimitExceeded): Effect.Effect<A, E | Log.WriteError, R> => {
+    const refused = refusal() ?? limit
+    if (refused !== undefined) return Effect.fail(refused)
+    return turn.hold(Effect.suspend((): Effect.Effect<A, E | Log.WriteError, R> => {
+      const late = refusal()
+      return late === undefined ? work() : Effect.fail(late)
+    }))
+  }
+
+/** For an import. */
+const makeParts = (
+  { settled, turn, writeAll, writeFrames }: LogParts,
+  projection: Projection,
+  inTurn: ReturnType<typeof takeTurns>
+): Pick<KvParts, "putFrames" | "putPair" | "isTurnTaken"> => {
+  const put = (
+    full: () => LimitExceeded | undefined,
+    write: Effect.Effect<unknown, Log.WriteError>,
+    done: () => void
+  ) =>
+    settled(Effect.suspend(() =>
+      inTurn(() => {
+        const limit = full()
+        return limit === undefined ? wholly(write, done) : Effect.fail(limit)
+      })
+    ))
+  return {
+    putFrames: (frames, onWritten) =>
+      put(() => noRoom(projection, frames.to - frames.from, keyBytesOf(frames)), writeFrames(frames), onWritten),
+    putPair: (key, payload, onWritten) =>
+      put(() => noRoomForKey(projection, key), writeAll([{ type: "Put", key, payload }]), onWritten),
+    isTurnTaken: () => turn.isHeld
+  }
+}
+
 const makeWrite = (
   log: Log.LogService,
-  { appendNow, disk, files, settled, turn, write: writeNext, writeAll, writeFrames }: LogParts,
-  projection: Projection
+  logParts: LogParts,
+  projection: Projection,
+  closed?: () => IoError | undefined
 ): KvService => {
+  const { appendNow, disk, files, settled, turn, write: writeNext, writeAll } = logParts
   const source = { directory: log.directory, disk, files, read: log.read }
-  const { parts, read } = makeRead(source, log.report, projection, Effect.map(log.segments, ({ length }) => length))
+  const segments = Effect.map(log.segments, ({ length }) => length)
+  const { parts, read } = makeRead(source, log.report, projection, segments, closed)
+  const inTurn = takeTurns(logParts)
   // Others may have written while it waited for its turn.
   const writeInTurn = (record: Log.RecordInput): Effect.Effect<Log.RecordRef, Log.WriteError> =>
-    turn.take(Effect.suspend(() => {
+    inTurn(() => {
       const full = record.type === "Put" ? noRoomForKey(projection, toBytes(record.key)) : undefined
       return full === undefined ? writeNext(record) : Effect.fail(full)
-    }))
-  const write = (record: Log.RecordInput) => (turn.isTaken ? undefined : appendNow(record)) ?? writeInTurn(record)
+    }, recordLimit(toEntry(record)))
+  const write = (record: Log.RecordInput) => (turn.isHeld ? undefined : appendNow(record)) ?? writeInTurn(record)
   const modifyEffect: KvService["modifyEffect"] = (key, f) =>
     settled(Effect.suspend(() => {
       // The caller may use its memory again before the value has been read.
       const own = ownBytes(toBytes(key))
-      return turn.take(Effect.flatMap(read.get(own), (current) =>
-        Effect.flatMap(f(current), ([answer, value]) => {
-          if (value === current) return Effect.succeed(answer)
-          if (value === undefined) return Effect.as(writeNext({ type: "Delete", key: own }), answer)
-          const full = noRoomForKey(projection, own)
-          return full === undefined
-            ? Effect.as(writeNext({ type: "Put", key: own, payload: value }), answer)
-            : Effect.fail(full)
-        })))
+      return inTurn(() =>
+        Effect.flatMap(read.get(own), (current) =>
+          Effect.flatMap(f(current), ([answer, value]) => {
+            if (value === current) return Effect.succeed(answer)
+            if (value === undefined) return Effect.as(writeNext({ type: "Delete", key: own }), answer)
+            const full = noRoomForKey(projection, own)
+            return full === undefined
+              ? Effect.as(writeNext({ type: "Put", key: own, payload: value }), answer)
+              : Effect.fail(full)
+          }))
+      )
     }))
   const kv: KvService = {
     ...read,
@@ -119,16 +177,18 @@ const makeWrite = (
           bytes += record.key.length
           return record
         })
-        return turn.take(Effect.suspend(() => {
+        return inTurn(() => {
           const full = noRoom(projection, records.length, bytes)
           return full === undefined ? writeAll(records) : Effect.fail(full)
-        }))
+        })
       }))
     },
     deleteMany: (keys) => {
       const all = repeatable(keys)
       return settled(
-        turn.take(Effect.suspend(() => writeAll(Array.from(all, (key): Log.RecordInput => ({ type: "Delete", key })))))
+        Effect.suspend(() =>
+          inTurn(() => writeAll(Array.from(all, (key): Log.RecordInput => ({ type: "Delete", key }))))
+        )
       )
     },
     delete: (key) => settled(Effect.suspend(() => write({ type: "Delete", key }))),
@@ -136,14 +196,7 @@ const makeWrite = (
     modifyEffect,
     sync: log.sync
   }
-  return registerKv(kv, {
-    ...parts,
-    putFrames: (frames) =>
-      settled(turn.take(Effect.suspend(() => {
-        const full = noRoom(projection, frames.to - frames.from, keyBytesOf(frames))
-        return full === undefined ? writeFrames(frames) : Effect.fail(full)
-      })))
-  })
+  return registerKv(kv, { ...parts, ...makeParts(logParts, projection, inTurn) })
 }
 
 interface OpenKv {
@@ -193,9 +246,38 @@ export const kvOverLog = (
   log: Log.LogService
 ): Effect.Effect<KvService, IoError | CorruptSegment, Scope.Scope> =>
   closeOnFailure(Effect.gen(function*() {
-    const parts = yield* logParts(log)
-    return makeWrite(log, parts, yield* projectionOfLog(log, parts))
+    const parts = yield* partsOf(log)
+    const projection = yield* projectionOfLog(log, parts)
+    let isClosed = false
+    // Before the index stops following.
+    yield* Effect.addFinalizer(() =>
+      Effect.sync(() => {
+        isClosed = true
+      })
+    )
+    const closed = (operation: string) => () => isClosed ? closedError(operation, log.directory) : undefined
+    return makeWrite(log, untilClosed(parts, closed("write")), projection, closed("read"))
   }))
+
+/** The parts of a log for a store that can close before it: from then on its index does not follow. */
+const untilClosed = (parts: LogParts, closed: () => IoError | undefined): LogParts => {
+  const whileOpen = <A>(write: () => Effect.Effect<A, Log.WriteError>): Effect.Effect<A, Log.WriteError> =>
+    Effect.suspend((): Effect.Effect<A, Log.WriteError> => {
+      const error = closed()
+      return error === undefined ? write() : Effect.fail(error)
+    })
+  return {
+    ...parts,
+    refusal: () => closed() ?? parts.refusal(),
+    appendNow: (record) => {
+      const error = closed()
+      return error === undefined ? parts.appendNow(record) : Exit.fail(error)
+    },
+    write: (record) => whileOpen(() => parts.write(record)),
+    writeAll: (records) => whileOpen(() => parts.writeAll(records)),
+    writeFrames: (frames) => whileOpen(() => parts.writeFrames(frames))
+  }
+}
 
 /** A store that is only read, as it is now. */
 export const openKvReader = (

@@ -18,6 +18,7 @@ import { describeGap } from "./counted.ts"
 import { type Damage, isDamage } from "./damage.ts"
 import { entriesOf, repeatable, toEntry } from "./entries.ts"
 import { type Frames, recordsOf } from "./frames.ts"
+import { Gate } from "./gate.ts"
 import { withinHome } from "./home.ts"
 import { type LogParts, registerLog } from "./logParts.ts"
 import { logOptionsError } from "./options.ts"
@@ -26,7 +27,6 @@ import { recover, type Resume } from "./repair.ts"
 import { SegmentFiles } from "./segmentFiles.ts"
 import { ofStore } from "./storeLogs.ts"
 import { tailOfLog } from "./tail.ts"
-import { Turn } from "./turn.ts"
 import { type RecordRef, Writer } from "./writer.ts"
 
 export const segment_bytes_default = 67_108_864
@@ -103,6 +103,7 @@ const open = Effect.fnUntraced(function*(
     yield* Effect.forkScoped(syncEvery(directory, writer, Duration.fromInputUnsafe(durability)))
   }
   const parts = makeParts(disk, files, writer, durability === "always")
+  yield* Effect.addFinalizer(() => Effect.sync(() => parts.turn.refuse(closedError("write", directory))))
   const log = makeService({ directory, home, chunkSize, report, files, writer, parts, closed })
   registerLog(log, parts)
   return { log, parts, lock }
@@ -142,7 +143,8 @@ const makeParts = (disk: Disk.DiskService, files: SegmentFiles, writer: Writer, 
   },
   writeFrames: writer.appendFrames,
   settled: settles ? (write) => Effect.flatMap(write, (value) => Effect.as(writer.sync, value)) : (write) => write,
-  turn: new Turn(),
+  turn: new Gate(),
+  refusal: () => writer.refusal,
   observe: (observer) =>
     Effect.acquireRelease(
       Effect.sync(() => {

@@ -13,7 +13,6 @@
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as Semaphore from "effect/Semaphore"
 import * as Disk from "../Disk.ts"
 import { IoError, LimitExceeded, WriterPoisoned } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
@@ -23,6 +22,7 @@ import { freshBytes, roomFor } from "./bytes.ts"
 import { closedError } from "./closed.ts"
 import { type Entry, lengthOf, recordLimit, txidLimit } from "./entries.ts"
 import type { Frames, PutFrames } from "./frames.ts"
+import { Gate } from "./gate.ts"
 import { Observers } from "./observers.ts"
 import type { SegmentFiles } from "./segmentFiles.ts"
 import { ofStore } from "./storeLogs.ts"
@@ -55,10 +55,13 @@ const piece_records_max = 1_024
 // So much may have become durable since the note was written; more would take the next writer too long.
 const noted_bytes_max = 1_048_576
 
+// A yield would not do: `Effect.runSync` goes on behind one in the same step.
+const nextTick = Effect.promise(() => Promise.resolve())
+
 export class Writer {
   readonly #start: Start
   readonly observers = new Observers()
-  readonly #gate = Semaphore.makeUnsafe(1)
+  readonly #gate = new Gate()
   readonly #closedSegments: Map<number, number>
   /** Where frames are made that are written in one blocking write: as large as those were so far. */
   #buffer = new Uint8Array(0)
@@ -448,7 +451,7 @@ export class Writer {
 
   /** Makes what it can durable, then takes nothing more. The files are closed by whoever opened them. */
   readonly close: Effect.Effect<void> = Effect.suspend(() =>
-    this.#gate.withPermit(Effect.gen({ self: this }, function*() {
+    this.#gate.hold(Effect.gen({ self: this }, function*() {
       this.#busy = true
       if (this.#refusal === undefined && !this.isSynced) {
         yield* Effect.catch(this.sync, (error) => this.#warn("the last records may not be durable", error))
@@ -466,8 +469,8 @@ export class Writer {
   }
 
   #exclusively<A>(effect: Effect.Effect<A, WriteError>): Effect.Effect<A, WriteError> {
-    const told = Effect.suspend(() => this.observers.isTelling ? Effect.yieldNow : Effect.void)
-    const held = this.#gate.withPermit(Effect.uninterruptible(Effect.suspend(() => {
+    const told = Effect.suspend(() => this.observers.isTelling ? nextTick : Effect.void)
+    const held = this.#gate.hold(Effect.uninterruptible(Effect.suspend(() => {
       if (this.#refusal !== undefined) return Effect.fail(this.#refusal)
       this.#busy = true
       return Effect.ensuring(

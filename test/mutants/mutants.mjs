@@ -248,8 +248,8 @@ const writing = [
     name: "interrupted-write-is-abandoned",
     claim: "A write that has begun is finished, whoever leaves.",
     file: "src/internal/writer.ts",
-    find: "const held = this.#gate.withPermit(Effect.uninterruptible(Effect.suspend(() => {",
-    replace: "const held = this.#gate.withPermit(Effect.flatten(Effect.sync(() => {",
+    find: "const held = this.#gate.hold(Effect.uninterruptible(Effect.suspend(() => {",
+    replace: "const held = this.#gate.hold(Effect.flatten(Effect.sync(() => {",
     test: "test/interruption.test.ts",
     caughtBy: "an interrupted fiber |a large append| that is interrupted anywhere leaves whole frames"
   },
@@ -526,8 +526,8 @@ const targets = [
     name: "import-not-synced",
     claim: "What an import has stored before a bad line is synced.",
     file: "src/internal/importing.ts",
-    find: "Effect.andThen(this.#flush, this.#kv.sync)",
-    replace: "this.#flush",
+    find: "Effect.andThen(flushed, this.#kv.sync)",
+    replace: "flushed",
     test: "test/Export.test.ts",
     caughtBy: "what is before a bad line is synced"
   },
@@ -584,6 +584,65 @@ const targets = [
     replace: "",
     test: crashPoints,
     caughtBy: "there when the call had resolved |a compaction| (|adversarial|)"
+  }
+]
+
+const gate = "test/gate.test.ts"
+
+const waiting = [
+  {
+    name: "gate-lost-to-an-interruption",
+    claim: "A gate that was given to whoever is interrupted goes to the next.",
+    file: "src/internal/gate.ts",
+    find: "return waiter.isGiven ? this.#leave : Effect.void",
+    replace: "return Effect.void",
+    test: gate,
+    caughtBy: "is never lost to whoever is interrupted, wherever he is"
+  },
+  {
+    name: "closing-leaves-waiting",
+    claim: "Who waits for a store that closes is told so.",
+    file: "src/internal/openLog.ts",
+    find: "parts.turn.refuse(closedError(\"write\", directory))",
+    replace: "undefined",
+    test: "test/Kv.test.ts",
+    caughtBy: "fails who waits when it closes, and who comes then"
+  },
+  {
+    name: "closed-store-over-a-log-goes-on",
+    claim: "A store over a log ends with its scope.",
+    file: "src/internal/openKv.ts",
+    find: "untilClosed(parts, closed(\"write\"))",
+    replace: "parts",
+    test: "test/Kv.test.ts",
+    caughtBy: "answers no call for values, and writes nothing, when its scope has closed before the log's"
+  },
+  {
+    name: "observers-write-in-between",
+    claim: "What an observer writes comes behind, also with runSync.",
+    file: "src/internal/writer.ts",
+    find: "this.observers.isTelling ? nextTick : Effect.void",
+    replace: "this.observers.isTelling ? Effect.yieldNow : Effect.void",
+    test: "test/Log.test.ts",
+    caughtBy: "an observer that writes with runSync is refused by Effect, and its record comes behind for everyone"
+  },
+  {
+    name: "import-writes-again-behind-a-defect",
+    claim: "What an observer has thrown at is not imported twice.",
+    file: "src/internal/importing.ts",
+    find: "        this.#frames.clear()\n        const error",
+    replace: "        const error",
+    test: "test/Export.test.ts",
+    caughtBy: "what an observer has thrown at is not written again, over what was put since"
+  },
+  {
+    name: "import-waits-when-interrupted",
+    claim: "An import can be interrupted while another has the store to himself.",
+    file: "src/internal/importing.ts",
+    find: "const isKept = !isInterrupted ||",
+    replace: "const isKept = true ||",
+    test: "test/Export.test.ts",
+    caughtBy: "a scope with one of them closes, whichever of them it interrupts first"
   }
 ]
 
@@ -906,6 +965,7 @@ export const mutants = [
   ...writing,
   ...durability,
   ...targets,
+  ...waiting,
   ...salvaging,
   ...checkpoints,
   ...sharing

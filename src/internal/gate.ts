@@ -1,0 +1,90 @@
+/**
+ * One at a time, in the order they came.
+ *
+ * Effect's own semaphore looks at everyone who waits whenever somebody lets go: ten thousand puts at once would spend
+ * most of their time on that, forty thousand a minute.
+ */
+import * as Effect from "effect/Effect"
+
+/** Somebody who waits, from the step in which he asked. */
+class Waiter<E> {
+  isGiven = false
+  #answer: Effect.Effect<void, E> | undefined
+  #resume: ((answer: Effect.Effect<void, E>) => void) | undefined
+
+  answer(answer: Effect.Effect<void, E>): void {
+    this.#answer = answer
+    this.#resume?.(answer)
+  }
+
+  readonly wait: Effect.Effect<void, E> = Effect.callback((resume) => {
+    if (this.#answer !== undefined) return resume(this.#answer)
+    this.#resume = resume
+  })
+}
+
+export class Gate<E = never> {
+  #isHeld = false
+  #isWaking = false
+  #refused: Effect.Effect<never, E> | undefined
+  readonly #waiting = new Set<Waiter<E>>()
+  /** Goes on where it was, past those that were deleted, and on to those that come: the first who waits is next. */
+  #order = this.#waiting.values()
+
+  get isHeld(): boolean {
+    return this.#isHeld
+  }
+
+  /** Runs the effect while nobody else holds the gate. The wait for it can be interrupted, and leaves no trace then. */
+  hold<A, E2, R>(effect: Effect.Effect<A, E2, R>): Effect.Effect<A, E | E2, R> {
+    return Effect.uninterruptibleMask((restore) =>
+      Effect.suspend(() => {
+        if (this.#refused !== undefined) return this.#refused
+        const held = Effect.ensuring(restore(effect), this.#leave)
+        if (!this.#isHeld && this.#waiting.size === 0) {
+          this.#isHeld = true
+          return held
+        }
+        const waiter = new Waiter<E>()
+        this.#waiting.add(waiter)
+        return Effect.andThen(Effect.onError(restore(waiter.wait), () => this.#giveUp(waiter)), held)
+      })
+    )
+  }
+
+  /** Fails all who wait, and all who come. */
+  refuse(error: E): void {
+    const refused = Effect.fail(error)
+    this.#refused = refused
+    for (const waiter of this.#waiting) {
+      this.#waiting.delete(waiter)
+      waiter.answer(refused)
+    }
+  }
+
+  // An interruption can come between the gate and whoever it was given to.
+  #giveUp(waiter: Waiter<E>): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      this.#waiting.delete(waiter)
+      return waiter.isGiven ? this.#leave : Effect.void
+    })
+  }
+
+  readonly #leave: Effect.Effect<void> = Effect.sync(() => {
+    this.#isHeld = false
+    // Whoever is answered runs in this very step, and may let go in it: that goes on here, not one call deeper.
+    if (this.#isWaking) return
+    this.#isWaking = true
+    while (!this.#isHeld) {
+      const { done, value: next } = this.#order.next()
+      if (done === true) {
+        this.#order = this.#waiting.values()
+        break
+      }
+      this.#waiting.delete(next)
+      this.#isHeld = next.isGiven = true
+      next.answer(Effect.void)
+    }
+    this.#isWaking = false
+  })
+}

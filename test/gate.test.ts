@@ -1,0 +1,109 @@
+/** The gate that lets one through at a time: in order, past whoever gives up, and to no one after it has closed. */
+import { assert, describe, it } from "@effect/vitest"
+import { Deferred, Effect, Exit, Fiber, References } from "effect"
+import { Gate } from "../src/internal/gate.ts"
+import { seeded } from "../src/internal/simulatedRandom.ts"
+
+const many = { concurrency: "unbounded", discard: true } as const
+const numbers = (count: number) => Array.from({ length: count }, (_, at) => at)
+
+describe("the gate", () => {
+  it.effect("lets one through at a time, in the order they came, and is free again", () =>
+    Effect.gen(function*() {
+      const gate = new Gate()
+      const seen: Array<number> = []
+      let inside = 0
+      const step = (at: number) =>
+        gate.hold(Effect.gen(function*() {
+          assert.strictEqual(++inside, 1)
+          assert.isTrue(gate.isHeld)
+          for (let turn = at % 3; turn > 0; turn--) yield* Effect.yieldNow
+          seen.push(at)
+          inside--
+        }))
+      yield* Effect.forEach(numbers(100), step, many)
+      assert.deepStrictEqual(seen, numbers(100))
+      assert.isFalse(gate.isHeld)
+    }))
+
+  it.effect("lets the next one in behind a failure, a defect and an interruption", () =>
+    Effect.gen(function*() {
+      const gate = new Gate()
+      assert.isTrue(Exit.isFailure(yield* Effect.exit(gate.hold(Effect.fail("no")))))
+      assert.isTrue(Exit.hasDies(yield* Effect.exit(gate.hold(Effect.die("no")))))
+      const held = yield* Effect.forkChild(gate.hold(Effect.never), { startImmediately: true })
+      const behind = yield* Effect.forkChild(gate.hold(Effect.succeed("let through")), { startImmediately: true })
+      yield* Fiber.interrupt(held)
+      assert.strictEqual(yield* Fiber.join(behind), "let through")
+      assert.isFalse(gate.isHeld)
+    }))
+
+  // Fibers give way to each other after every few operations here, so that an interruption comes between any two.
+  it.live(
+    "is never lost to whoever is interrupted, wherever he is",
+    () =>
+      Effect.forEach(numbers(300), (seed) =>
+        Effect.gen(function*() {
+          const pick = seeded(seed)
+          const gate = new Gate()
+          let [inside, done] = [0, 0]
+          const work = gate.hold(Effect.acquireUseRelease(
+            Effect.sync(() => assert.strictEqual(++inside, 1)),
+            () => Effect.yieldNow,
+            () =>
+              Effect.sync(() => {
+                inside--
+                done++
+              })
+          ))
+          const fibers: Array<Fiber.Fiber<void>> = []
+          const interrupting: Array<Fiber.Fiber<void>> = []
+          for (let at = 0; at < 12; at++) {
+            fibers.push(yield* Effect.forkChild(work))
+            for (let turn = pick(3); turn > 0; turn--) yield* Effect.yieldNow
+            const impatient = fibers[pick(2 * fibers.length)]
+            if (impatient !== undefined) interrupting.push(yield* Effect.forkChild(Fiber.interrupt(impatient)))
+          }
+          yield* Effect.forEach(interrupting, Fiber.await)
+          const exits = yield* Effect.forEach(fibers, Fiber.await)
+          assert.isAtLeast(done, exits.filter(Exit.isSuccess).length)
+          assert.deepStrictEqual([inside, gate.isHeld], [0, false])
+          return exits.filter(Exit.isSuccess).length
+        }).pipe(Effect.provideService(References.MaxOpsBeforeYield, 3 + seed % 7))).pipe(
+          Effect.map((counts) => {
+            const total = counts.reduce((sum, count) => sum + count, 0)
+            assert.isAbove(total, 300)
+            assert.isBelow(total, 300 * 12 - 300)
+          })
+        ),
+    10_000
+  )
+
+  it.effect("refuses who waits and who comes once it is closed, and lets him finish who is in", () =>
+    Effect.gen(function*() {
+      const gate = new Gate<string>()
+      const out = yield* Deferred.make<string>()
+      const inside = yield* Effect.forkChild(gate.hold(Deferred.await(out)), { startImmediately: true })
+      const waiting = yield* Effect.forkChild(Effect.exit(gate.hold(Effect.succeed("in"))), { startImmediately: true })
+      gate.refuse("closed")
+      assert.deepStrictEqual(yield* Fiber.join(waiting), Exit.fail("closed"))
+      assert.deepStrictEqual(yield* Effect.exit(gate.hold(Effect.succeed("in"))), Exit.fail("closed"))
+      yield* Deferred.succeed(out, "finished")
+      assert.strictEqual(yield* Fiber.join(inside), "finished")
+    }))
+
+  it.live("takes for ten times as many who wait about ten times as long", () =>
+    Effect.gen(function*() {
+      const time = (count: number) =>
+        Effect.gen(function*() {
+          const gate = new Gate()
+          const start = performance.now()
+          yield* Effect.forEach(numbers(count), () => gate.hold(Effect.yieldNow), many)
+          return performance.now() - start
+        })
+      yield* time(2_000)
+      const few = Math.min(yield* time(2_000), yield* time(2_000), yield* time(2_000))
+      // A list that each looks through would take a hundred times as long.
+      assert.isBelow(yield* time(20_000), 40 * few + 100)
+    }))
+})
