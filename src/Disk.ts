@@ -126,6 +126,7 @@ export interface DiskService {
   readonly syncDirectory: (path: string) => Effect.Effect<void, IoError>
   /** What is in a directory. */
   readonly list: (path: string) => Effect.Effect<ReadonlyArray<DiskEntry>, IoError>
+  /** What is replaced, a file or an empty directory, leaves its rights (the mode) to what replaces it. */
   readonly rename: (from: string, to: string) => Effect.Effect<void, IoError>
   readonly remove: (path: string) => Effect.Effect<void, IoError>
   /**

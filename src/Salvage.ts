@@ -239,6 +239,7 @@ const write = Effect.fnUntraced(function*(
 ): Effect.fn.Return<Salvaged, IoError | LockUnavailable | TargetRefused> {
   // Before anything is made for it.
   yield* Recovery.listSegments(directory)
+  const source = yield* Effect.flatMap(Disk.Disk, (disk) => disk.realPath(directory))
   const salvaged = { records_written: 0, bytes_written: 0, gaps: 0, bytes_skipped: 0 }
   const found = records(directory, {
     onGap: (gap) => {
@@ -247,7 +248,7 @@ const write = Effect.fnUntraced(function*(
       onGap?.(gap)
     }
   })
-  return yield* newStore(target, ({ log }) =>
+  return yield* newStore(target, source, ({ log }) =>
     Effect.as(
       Stream.runForEachArray(found, (batch) =>
         Effect.map(sound(log.appendAll(batch)), (refs) => {

@@ -119,6 +119,17 @@ describe("export", () => {
       }))
     }))
 
+  it.effect("leaves a file that it replaces its rights", () =>
+    Effect.gen(function*() {
+      const kv = yield* fresh
+      yield* kv.put("a", "1")
+      const file = NodePath.join(kv.directory, "..", "out.jsonl")
+      NFS.writeFileSync(file, "older", { mode: 0o600 })
+      yield* Export.toFile(kv, file)
+      assert.strictEqual(NFS.statSync(file).mode & 0o7777, 0o600)
+      assert.notStrictEqual(NFS.readFileSync(file, "utf8"), "older")
+    }))
+
   it.effect("refuses a directory and a device, and leaves them as they are", () =>
     Effect.gen(function*() {
       const kv = yield* fresh

@@ -296,7 +296,7 @@ describe("reading and writing", () => {
         kv.get("a"),
         kv.get("large"),
         Stream.runDrain(kv.entries()),
-        kv.compactTo(NodePath.join(directory, "target"))
+        kv.compactTo(NodePath.join(directory, "..", `${NodePath.basename(directory)}-none`))
       ]
       for (const [at, attempt] of attempts.entries()) {
         assert.deepInclude(yield* Effect.flip(attempt), { _tag: "IoError", code: "EBADF" }, `${at}`)
@@ -1026,6 +1026,34 @@ describe("compaction", () => {
         ["a", "1"],
         ["b", "2"]
       ])
+    }))
+
+  it.effect("the directory that a target replaces leaves it its rights, and stays what it is where it is refused", () =>
+    Effect.gen(function*() {
+      const root = yield* temporaryDirectory
+      const kv = yield* Kv.make({ directory: NodePath.join(root, "store") })
+      yield* kv.put("a", "1")
+      const own = NodePath.join(root, "own")
+      NFS.mkdirSync(own, { mode: 0o700 })
+      yield* kv.compactTo(own)
+      assert.strictEqual(NFS.statSync(own).mode & 0o7777, 0o700)
+      yield* Kv.make({ directory: own, policy: "strict" })
+      const empty = NodePath.join(root, "empty")
+      NFS.mkdirSync(empty)
+      NFS.symlinkSync(empty, NodePath.join(root, "link"))
+      const refused = [
+        [NodePath.join(root, "link"), "a symbolic link"],
+        [NodePath.join(kv.directory, "00000002.dwal"), "the directory of the store"]
+      ] as const
+      for (const [target, found] of refused) {
+        assert.deepInclude(yield* Effect.flip(kv.compactTo(target)), { _tag: "TargetRefused", target, found })
+      }
+      const home = process.cwd()
+      process.chdir(empty)
+      const error = yield* Effect.ensuring(Effect.flip(kv.compactTo(".")), Effect.sync(() => process.chdir(home)))
+      assert.deepInclude(error, { _tag: "TargetRefused", found: "the working directory" })
+      assert.deepStrictEqual(leftovers(root), [])
+      assert.deepStrictEqual(NFS.readdirSync(empty), [])
     }))
 })
 

@@ -14,6 +14,7 @@ import { open_max } from "../src/internal/segmentFiles.ts"
 import * as Kv from "../src/Kv.ts"
 import * as Lock from "../src/Lock.ts"
 import * as Log from "../src/Log.ts"
+import * as Reader from "../src/Reader.ts"
 import * as Salvage from "../src/Salvage.ts"
 import { descriptors, FaultyDisk, over, text, tree } from "./support/faultyDisk.ts"
 import { copyFixture, frame, parseWhole, readSegment, temporaryDirectory, utf8 } from "./support/stores.ts"
@@ -727,6 +728,25 @@ describe("reading", () => {
       const opened = disk.count("openRead")
       yield* Stream.runDrain(log.stream)
       assert.strictEqual(disk.count("openRead"), opened + 1, "the stream read another disk")
+    }))
+})
+
+describe("a name of a segment that is none", () => {
+  it.effect("is passed by at a rotation, and a file is not", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const log = yield* Log.make({ directory })
+      yield* log.append("one")
+      NFS.mkdirSync(NodePath.join(directory, "00000002.dwal"))
+      NFS.symlinkSync("nowhere", NodePath.join(directory, "00000003.dwal"))
+      assert.strictEqual((yield* log.rotate).segment, 4)
+      yield* log.append("four")
+      NFS.writeFileSync(NodePath.join(directory, "00000005.dwal"), "somebody's")
+      assert.deepInclude(yield* Effect.flip(log.rotate), { _tag: "IoError", code: "EEXIST" })
+      assert.strictEqual((yield* collected(log)).length, 2)
+      NFS.rmSync(NodePath.join(directory, "00000005.dwal"))
+      const reader = yield* Reader.make({ directory })
+      assert.deepStrictEqual((yield* Stream.runCollect(reader.stream)).map(({ segment }) => segment), [1, 4])
     }))
 })
 

@@ -586,6 +586,18 @@ describe("the order in which calls end", () => {
 describe("a store on the simulated disk", () => {
   const over = (disk: Testing.SimulatedDisk) => Effect.provideService(Disk.Disk, disk.service)
 
+  it.live("counts no file as open that was made and given to nobody", () =>
+    Effect.gen(function*() {
+      for (const landed of ["half", "all"] as const) {
+        const disk = Testing.makeDisk({ faults: [{ kind: "create", code: "EIO", landed }] })
+        assert.deepInclude(yield* Effect.flip(Effect.scoped(Log.make({ directory: "/s" })).pipe(over(disk))), {
+          _tag: "IoError",
+          code: "EIO"
+        })
+        assert.strictEqual(disk.openFiles, 0)
+      }
+    }))
+
   it.live("works as on a real one, and prints what it did", () =>
     Effect.gen(function*() {
       const disk = Testing.makeDisk()

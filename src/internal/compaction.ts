@@ -11,13 +11,14 @@ export interface Compacted {
   readonly bytes_written: number
 }
 
-/** Writes what is in `frames`, which must be in ascending order of the keys. */
+/** Writes what is in `frames`, of the store in `source`, which must be in ascending order of the keys. */
 export const compact = (
   target: string,
+  source: string,
   frames: Effect.Effect<Gathered, never, Scope.Scope>,
   onProgress: ((keys: number) => void) | undefined
 ): Effect.Effect<Compacted, CompactError> =>
-  Effect.withSpan(newStore(target, (store) => write(store, frames, onProgress)), "Kv.compactTo", {
+  Effect.withSpan(newStore(target, source, (store) => write(store, frames, onProgress)), "Kv.compactTo", {
     attributes: { target },
     captureStackTrace: false
   })

@@ -1,19 +1,22 @@
 /** A store stays the directory it was opened in: what is read by name is read there, or not at all. */
 import * as Effect from "effect/Effect"
-import type { DiskService } from "../Disk.ts"
+import type * as Scope from "effect/Scope"
+import { type DiskService, openScoped } from "../Disk.ts"
 import { IoError } from "../Errors.ts"
 
 /**
  * The disk, but a file in that directory is opened for reading only while the path still leads to the directory that it
  * leads to now; else that is `ESTALE`. A file of another store may well hold a sound record of that key and length at
  * that place. A writer's lock tells as well, also where a directory's inode gets another number in time.
+ *
+ * The directory is kept open as long as the scope: while it is, no directory that is made in its place gets its number.
  */
 export const withinHome = (
   disk: DiskService,
   directory: string,
   lock?: { readonly isCurrent: Effect.Effect<boolean, IoError> }
-): Effect.Effect<DiskService, IoError> =>
-  Effect.map(disk.identity(directory), (home) => {
+): Effect.Effect<DiskService, IoError, Scope.Scope> =>
+  Effect.map(Effect.andThen(keepOpen(disk, directory), disk.identity(directory)), (home) => {
     const isHome = disk.identity(directory).pipe(
       Effect.flatMap((identity) =>
         identity === home || lock === undefined ? Effect.succeed(identity === home) : lock.isCurrent
@@ -42,3 +45,10 @@ export const withinHome = (
         }))
     }
   })
+
+const keepOpen = (disk: DiskService, directory: string): Effect.Effect<unknown, IoError, Scope.Scope> =>
+  Effect.catch(
+    openScoped(disk, directory, "read"),
+    // Not every disk opens directories.
+    (error) => error.code === "EISDIR" ? Effect.void : Effect.fail(error)
+  )

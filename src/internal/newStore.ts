@@ -20,15 +20,25 @@ export interface NewLog {
   readonly parts: LogParts
 }
 
-/** Makes a store at `target` of what is written into it, and makes it durable before it has its name. */
+/**
+ * Makes a store at `target` of what is written into it, and makes it durable before it has its name; `source` is the
+ * directory of the one it is made of.
+ */
 export const newStore = Effect.fnUntraced(function*<A, E>(
   target: string,
+  source: string,
   write: (store: NewLog) => Effect.Effect<A, E, Scope.Scope>
 ): Effect.fn.Return<A, E | NewStoreError> {
   if (target === "") return yield* new TargetRefused({ target, found: "an empty path" })
   const disk = yield* Disk.Disk
   yield* refuseUsed(disk, NodePath.resolve(target), target)
   const path = yield* targetPath(disk, target)
+  // It could have a segment's name.
+  if (NodePath.dirname(path) === source) {
+    return yield* new TargetRefused({ target, found: "the directory of the store" })
+  }
+  // It would be another one, and the process in none.
+  if (path === process.cwd()) return yield* new TargetRefused({ target, found: "the working directory" })
   const building = temporaryPath(path)
   let state: "building" | "named" | "durable" = "building"
   return yield* Effect.gen(function*() {
@@ -41,7 +51,11 @@ export const newStore = Effect.fnUntraced(function*<A, E>(
     // The kernel refuses to rename over a directory that has been filled in the meantime.
     const rename = Effect.catch(
       disk.rename(building, path),
-      (error) => Effect.flatMap(refuseUsed(disk, path, target), () => Effect.fail(error))
+      (error) =>
+        Effect.flatMap(
+          refuseUsed(disk, path, target),
+          () => Effect.fail(error.code === "ENOTDIR" ? new TargetRefused({ target, found: "a symbolic link" }) : error)
+        )
     )
     // An interruption must not come between the steps and the knowledge of them.
     yield* Effect.uninterruptible(Effect.gen(function*() {

@@ -172,6 +172,19 @@ const realPath: DiskService["realPath"] = Effect.fnUntraced(function*(path) {
   )
 })
 
+const rights = 0o7777n
+
+// What is replaced may have been for its owner only. There are file systems that have no rights to set.
+const keepRights = (from: string, to: string): Effect.Effect<void, IoError> =>
+  Effect.gen(function*() {
+    const there = yield* Effect.catch(
+      statOf(to),
+      (error) => error.code === "ENOENT" ? Effect.undefined : Effect.fail(error)
+    )
+    if (there === undefined || (there.mode & rights) === ((yield* statOf(from)).mode & rights)) return
+    yield* pooledVoid("set the rights", from, (done) => NFS.chmod(from, Number(there.mode & rights), done))
+  })
+
 const syncDirectory = (path: string): Effect.Effect<void, IoError> =>
   Effect.acquireUseRelease(
     openDescriptor("open", path, O_RDONLY),
@@ -263,7 +276,8 @@ export const nodeDisk: DiskService = {
   syncDirectory,
   list,
   identity,
-  rename: (from, to) => pooledVoid("rename", from, (done) => NFS.rename(from, to, done)),
+  rename: (from, to) =>
+    Effect.andThen(keepRights(from, to), pooledVoid("rename", from, (done) => NFS.rename(from, to, done))),
   remove: (path) => pooledVoid("remove", path, (done) => NFS.unlink(path, done)),
   removeTree: (path) => pooledVoid("remove", path, (done) => NFS.rm(path, { recursive: true, force: true }, done)),
   isTurnOver

@@ -67,7 +67,7 @@ const makeRead = (
       Stream.suspend(() => Stream.map(located(projection.snapshot(), walkOf(range)), (place) => place.key)),
     entries: (range) => Stream.suspend(() => entriesIn(gathered(range, false))),
     compactTo: (directory, options) =>
-      Effect.provideService(compact(directory, frames, options?.onProgress), Disk.Disk, disk),
+      Effect.provideService(compact(directory, source.directory, frames, options?.onProgress), Disk.Disk, disk),
     statistics: Effect.map(segments, (segments) => {
       const { bytes, liveBytes, records } = projection.counts
       return { keys: projection.size, records, liveBytes, deadBytes: bytes - liveBytes, segments }

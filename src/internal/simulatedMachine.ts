@@ -135,13 +135,22 @@ export class Machine {
     if ("stop" in fault) {
       // Half a write is a shorter one. Of anything else that has not come to its end, nothing is certain.
       if (fault.stop === "after" || (fault.stop === "half" && kind === "write")) {
-        body({ ...whole, half: fault.stop === "half" })
+        this.#unanswered(() => body({ ...whole, half: fault.stop === "half" }))
       }
       return new Refused("EIO")
     }
     const landed = fault.landed ?? "nothing"
-    if (landed !== "nothing") body({ ...whole, half: landed === "half", dropped: landed === "dropped" })
+    if (landed !== "nothing") {
+      this.#unanswered(() => body({ ...whole, half: landed === "half", dropped: landed === "dropped" }))
+    }
     return new Refused(fault.code)
+  }
+
+  /** What it opens nobody gets. */
+  #unanswered(body: () => unknown): void {
+    const { openFiles } = this
+    body()
+    this.openFiles = openFiles
   }
 
   /** From here on every call fails without effect. */

@@ -17,9 +17,10 @@ import * as Disk from "../Disk.ts"
 import { IoError, LimitExceeded, WriterPoisoned } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
 import type { Lock } from "../Lock.ts"
-import { type Position, segment_max, segmentPath } from "../Recovery.ts"
+import { type Position, segment_max } from "../Recovery.ts"
 import { freshBytes, roomFor } from "./bytes.ts"
 import { closedError } from "./closed.ts"
+import { createSegment } from "./createSegment.ts"
 import { type Entry, lengthOf, recordLimit, txidLimit } from "./entries.ts"
 import type { Frames, PutFrames } from "./frames.ts"
 import { Gate } from "./gate.ts"
@@ -430,17 +431,14 @@ export class Writer {
     if (id > segment_max) {
       return Effect.fail(new LimitExceeded({ limit: "segment", actual: id, maximum: segment_max }))
     }
-    const create = Effect.tap(
-      disk.open(segmentPath(directory, id), "create"),
-      (file) => Effect.onError(disk.syncDirectory(directory), () => file.close)
-    )
+    const create = createSegment(disk, directory, id)
     // The new segment is found by its name: it must come into the directory whose lock this is.
     const owned = Effect.flatMap(lock.isCurrent, (isCurrent) =>
       isCurrent ? create : Effect.fail(
         new IoError({ operation: "rotate", path: directory, code: "ESTALE", cause: "its lock file was replaced" })
       ))
     // Nothing is written behind a segment until it is durable, so only the active one ever needs a sync.
-    return Effect.flatMap(Effect.andThen(this.sync, this.#guard(owned)), (file) => {
+    return Effect.flatMap(Effect.andThen(this.sync, this.#guard(owned)), ({ file, id }) => {
       this.#closedSegments.set(this.#segment, this.#offset)
       this.#file = file
       this.#segment = this.#syncedSegment = id

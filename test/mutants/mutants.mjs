@@ -646,6 +646,36 @@ const waiting = [
   }
 ]
 
+const placing = [
+  {
+    name: "directory-not-kept-open",
+    claim: "No directory that is made in the place of a store's gets its number.",
+    file: "src/internal/home.ts",
+    find: "Effect.andThen(keepOpen(disk, directory), disk.identity(directory))",
+    replace: "disk.identity(directory)",
+    test: "test/places.test.ts",
+    caughtBy: "leaves its number to none that is made in its place"
+  },
+  {
+    name: "rights-of-the-replaced-forgotten",
+    claim: "What replaces a file has its rights.",
+    file: "src/internal/nodeDisk.ts",
+    find: "Effect.andThen(keepRights(from, to), ",
+    replace: "Effect.andThen(Effect.void, ",
+    test: "test/Export.test.ts",
+    caughtBy: "leaves a file that it replaces its rights"
+  },
+  {
+    name: "rotation-stops-at-a-directory",
+    claim: "What has the name of a segment and is none stops no writer.",
+    file: "src/internal/createSegment.ts",
+    find: "isFile && name === segmentName(id)",
+    replace: "name === segmentName(id)",
+    test: "test/Log.test.ts",
+    caughtBy: "is passed by at a rotation, and a file is not"
+  }
+]
+
 const salvage = "test/Salvage.test.ts"
 
 const salvaging = [
@@ -966,6 +996,7 @@ export const mutants = [
   ...durability,
   ...targets,
   ...waiting,
+  ...placing,
   ...salvaging,
   ...checkpoints,
   ...sharing
