@@ -414,7 +414,7 @@ const durability = [
   {
     name: "rotate-without-directory-sync",
     claim: "A new segment's name is durable before anything is in it.",
-    file: "src/internal/writer.ts",
+    file: "src/internal/createSegment.ts",
     find: "Effect.onError(disk.syncDirectory(directory), () => file.close)",
     replace: "Effect.void",
     test: crashPoints,
