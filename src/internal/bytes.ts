@@ -25,7 +25,10 @@ export const plainBytes = (bytes: Uint8Array): Uint8Array =>
 /** Below this many bytes a loop is faster than a view and a copy by V8. */
 const looped_bytes_max = 512
 
-/** Copies `from[at, at + length)` to `to` in words of four bytes. The views are on the whole of the arrays. */
+/**
+ * Copies `from[at, at + length)` to `to`, four words of four bytes a step: one word a step takes nearly twice as long.
+ * The views are on the whole of the arrays.
+ */
 export const copyBytes = (
   from: Uint8Array,
   fromView: DataView,
@@ -37,6 +40,16 @@ export const copyBytes = (
 ): void => {
   if (length > looped_bytes_max) return to.set(from.subarray(at, at + length), toAt)
   let done = 0
+  for (; done + 16 <= length; done += 16) {
+    const a = fromView.getInt32(at + done, true)
+    const b = fromView.getInt32(at + done + 4, true)
+    const c = fromView.getInt32(at + done + 8, true)
+    const d = fromView.getInt32(at + done + 12, true)
+    toView.setInt32(toAt + done, a, true)
+    toView.setInt32(toAt + done + 4, b, true)
+    toView.setInt32(toAt + done + 8, c, true)
+    toView.setInt32(toAt + done + 12, d, true)
+  }
   for (; done + 4 <= length; done += 4) toView.setInt32(toAt + done, fromView.getInt32(at + done, true), true)
   for (; done < length; done++) to[toAt + done] = from[at + done] as number
 }

@@ -5,13 +5,13 @@
  * offset, and read in blocks that take in what lies between, since a call costs as much as reading some KiB that nobody
  * asked for. Each frame is checked (a Put of just that key, its checksum) and copied to its place in an arena.
  *
- * Memory: an arena of 16 MiB, 33 bytes for each of at most 131,072 entries, and a block of 256 KiB; in key order 12
- * bytes for each key of the store (`keyOrder.ts`). Long values stay out of the arena and are read when it is their
- * turn, a MiB at once or a longer one alone. Whatever could not be read with others is read by itself then; so its
- * error is that of a single read, and everything before it has been handed out.
+ * Memory: an arena of 16 MiB, 33 bytes for each of at most 131,072 entries and 4 for each of 65,536 buckets, and a
+ * block of 128 KiB; in key order 12 bytes for each key of the store (`keyOrder.ts`). Long values stay out of the arena
+ * and are read when it is their turn, a MiB at once or a longer one alone. Whatever could not be read with others is
+ * read by itself then; so its error is that of a single read, and everything before it has been handed out.
  *
- * A step that holds the event loop sorts a window's places (1 ms), or reads and checks blocks until the disk says that
- * others should have their turn.
+ * A step that holds the event loop sorts some of a window's places (1 ms), or reads and checks blocks until the disk
+ * says that others should have their turn.
  *
  * Indexed reads are `as number`: every index is below the number of entries in the window, or of buckets.
  */
@@ -64,9 +64,14 @@ const growth = 4
 const joined_bytes_max = 2_048
 /** Bytes nobody asked for that are read along: what a call costs. */
 const gap_bytes_max = 8_192
-/** Of the file, in one bucket of the sort, unless the buckets would be too many. */
-const bucket_bytes = 131_072
+/** Of one read. A longer block leaves less room beside it in the processor's cache. */
+const block_bytes_max = 131_072
+/** Of the sort: nearly as many as entries, so that most have one or two. */
 const buckets_max = 65_536
+/** Entries of a bucket that are moved to their places one by one; of more, the engine's own sort is faster. */
+const moved_entries_max = 16
+/** Counted, put into buckets, or sorted in one step, unless a bucket has more: less than 1 ms. */
+const step_entries = 16_384
 /** An index in a window, beside an offset in a bucket, in a double. */
 const index_span = 2 ** 17
 const within_max = 2 ** 36 - 1
@@ -172,47 +177,41 @@ class Window {
       this.#arenaView = new DataView(this.#arena.buffer)
     }
     const span = this.#highestOffset + 1
-    const width = Math.max(bucket_bytes, span * (this.#highestSegment - this.#lowestSegment + 1) / buckets_max)
-    const ends = this.#countBuckets(span, width)
-    yield
-    this.#fillBuckets(ends, span, width)
-    yield
+    const width = span * (this.#highestSegment - this.#lowestSegment + 1) / Math.min(buckets_max, this.#count)
+    const ends = yield* this.#countBuckets(span, width)
+    yield* this.#fillBuckets(ends, span, width)
+    yield* this.#sortBuckets(ends)
+    const to = ends.at(-1) as number
     let closed = 0
     let refusal: IoError | undefined
-    let from = 0
-    for (let bucket = 0; bucket < ends.length; bucket++) {
-      const to = ends[bucket] as number
-      if (from === to) continue
-      this.#sortBucket(from, to, bucket, span, width)
-      while (from < to) {
-        const first = this.#order[from] as number
-        const segment = this.#segments[first] as number
-        const offset = this.#offsets[first] as number
-        const next = this.#runEnd(from, to)
-        const last = this.#order[next - 1] as number
-        const length = (this.#offsets[last] as number) + this.#lenOf(last) - offset
-        if (length > this.#block.length) {
-          this.#block = freshBytes(length)
-          this.#blockView = new DataView(this.#block.buffer)
+    for (let from = 0; from < to;) {
+      const first = this.#order[from] as number
+      const segment = this.#segments[first] as number
+      const offset = this.#offsets[first] as number
+      const next = this.#runEnd(from, to)
+      const last = this.#order[next - 1] as number
+      const length = (this.#offsets[last] as number) + this.#lenOf(last) - offset
+      if (length > this.#block.length) {
+        this.#block = freshBytes(length)
+        this.#blockView = new DataView(this.#block.buffer)
+      }
+      let count: number | IoError | undefined
+      if (segment !== closed) {
+        count = source.files.bytesNow(segment, this.#block, length, offset)
+        if (count === undefined) {
+          refusal = yield segment
+          if (refusal === undefined) count = source.files.bytesNow(segment, this.#block, length, offset)
+          if (count === undefined) closed = segment
         }
-        let count: number | IoError | undefined
-        if (segment !== closed) {
-          count = source.files.bytesNow(segment, this.#block, length, offset)
-          if (count === undefined) {
-            refusal = yield segment
-            if (refusal === undefined) count = source.files.bytesNow(segment, this.#block, length, offset)
-            if (count === undefined) closed = segment
-          }
-        }
-        if (segment === closed) this.#fail(from, next, refusal)
-        // Of several it may be another's failure, or that of what lies between them.
-        else if (typeof count !== "number" && next === from + 1) this.#fail(from, next, count)
-        while (from < next) {
-          const end = Math.min(next, from + taken_entries)
-          if (typeof count === "number") this.#take(from, end, offset, count)
-          if (source.isTurnOver(end - from)) yield
-          from = end
-        }
+      }
+      if (segment === closed) this.#fail(from, next, refusal)
+      // Of several it may be another's failure, or that of what lies between them.
+      else if (typeof count !== "number" && next === from + 1) this.#fail(from, next, count)
+      while (from < next) {
+        const end = Math.min(next, from + taken_entries)
+        if (typeof count === "number") this.#take(from, end, offset, count)
+        if (source.isTurnOver(end - from)) yield
+        from = end
       }
     }
   }
@@ -292,41 +291,75 @@ class Window {
   }
 
   /** Where the indexes of each bucket will start. */
-  #countBuckets(span: number, width: number): Uint32Array {
+  *#countBuckets(span: number, width: number): Generator<undefined, Uint32Array> {
     const buckets = Math.floor(span * (this.#highestSegment - this.#lowestSegment + 1) / width) + 1
     const starts = new Uint32Array(buckets + 1)
     for (let index = 0; index < this.#count; index++) {
       if (this.#lenOf(index) === 0) continue
       const bucket = Math.floor(this.#positionOf(index, span) / width) + 1
       starts[bucket] = (starts[bucket] as number) + 1
+      if (index % step_entries === step_entries - 1) yield
     }
+    yield
     for (let bucket = 1; bucket <= buckets; bucket++) {
       starts[bucket] = (starts[bucket] as number) + (starts[bucket - 1] as number)
     }
     return starts.subarray(0, buckets)
   }
 
-  /** Puts the indexes into their buckets, which turns where each starts into where it ends. */
-  #fillBuckets(starts: Uint32Array, span: number, width: number): void {
+  /**
+   * Puts numbers into their buckets, that sort as the places of a bucket do and tell the index. Turns where each bucket
+   * starts into where it ends.
+   */
+  *#fillBuckets(starts: Uint32Array, span: number, width: number): Generator<undefined, void> {
+    const scale = Math.max(1, width / within_max)
     for (let index = 0; index < this.#count; index++) {
       if (this.#lenOf(index) === 0) continue
-      const bucket = Math.floor(this.#positionOf(index, span) / width)
+      const position = this.#positionOf(index, span)
+      const bucket = Math.floor(position / width)
+      const within = Math.floor((position - bucket * width) / scale)
       const at = starts[bucket] as number
-      this.#order[at] = index
+      this.#numbers[at] = Math.max(0, Math.min(within_max, within)) * index_span + index
       starts[bucket] = at + 1
+      if (index % step_entries === step_entries - 1) yield
+    }
+    yield
+  }
+
+  /** Sorts the numbers of each bucket, and puts what they are of in that order. */
+  *#sortBuckets(ends: Uint32Array): Generator<undefined, void> {
+    let from = 0
+    let sorted = 0
+    for (let bucket = 0; bucket < ends.length; bucket++) {
+      const to = ends[bucket] as number
+      if (to - from > moved_entries_max) this.#numbers.subarray(from, to).sort()
+      else if (to - from > 1) this.#sortFew(from, to)
+      from = to
+      if (from - sorted < step_entries) continue
+      this.#orderOf(sorted, from)
+      sorted = from
+      yield
+    }
+    this.#orderOf(sorted, from)
+  }
+
+  /** Moves each number down to its place. */
+  #sortFew(from: number, to: number): void {
+    const numbers = this.#numbers
+    for (let next = from + 1; next < to; next++) {
+      const number = numbers[next] as number
+      let at = next
+      for (; at > from && (numbers[at - 1] as number) > number; at--) numbers[at] = numbers[at - 1] as number
+      numbers[at] = number
     }
   }
 
-  #sortBucket(from: number, to: number, bucket: number, span: number, width: number): void {
-    const scale = Math.max(1, width / within_max)
-    const numbers = this.#numbers.subarray(0, to - from)
+  /** Takes the indexes out of the numbers: not with `%`, which for doubles is a call. */
+  #orderOf(from: number, to: number): void {
     for (let at = from; at < to; at++) {
-      const index = this.#order[at] as number
-      const within = Math.floor((this.#positionOf(index, span) - bucket * width) / scale)
-      numbers[at - from] = Math.max(0, Math.min(within_max, within)) * index_span + index
+      const number = this.#numbers[at] as number
+      this.#order[at] = number - Math.floor(number / index_span) * index_span
     }
-    numbers.sort()
-    for (let at = from; at < to; at++) this.#order[at] = (numbers[at - from] as number) % index_span
   }
 
   /** Up to where one read reaches: over small gaps, and no further than one is allowed to. */
@@ -339,7 +372,7 @@ class Window {
       const index = this.#order[at] as number
       const start = this.#offsets[index] as number
       const next = start + this.#lenOf(index)
-      const joins = start >= end && start - end <= gap_bytes_max && next - offset <= Disk.blocking_bytes_max
+      const joins = start >= end && start - end <= gap_bytes_max && next - offset <= block_bytes_max
       if (!joins || this.#segments[index] !== this.#segments[first]) break
       end = next
     }
@@ -364,7 +397,7 @@ class Window {
       const start = (this.#offsets[index] as number) - base
       const len = this.#lenOf(index)
       const isSound = start + len <= count && Frame.isPut(block, view, start, len, keyLenAt(words, word)) &&
-        keyStandsAt(words, word, block, start + Frame.header_bytes)
+        keyStandsAt(words, word, block, view, start + Frame.header_bytes)
       if (!isSound) continue
       copyBytes(block, view, start, len, this.#arena, this.#arenaView, this.#starts[index] as number)
       this.#isSound[index] = 1

@@ -170,6 +170,11 @@ const isSorted = (slabs: Slabs, entries: Uint32Array): boolean => {
   return true
 }
 
+/** Sorts entries by whole keys. */
+const sortAlike = (slabs: Slabs, entries: Uint32Array, from: number, to: number): void => {
+  if (to - from > 1) entries.subarray(from, to).sort((a, b) => compareEntries(slabs, a, b))
+}
+
 /**
  * Sorts a run. Numbers of a word that tells most keys apart and of the entry are sorted by the engine's own sort, which
  * for doubles needs no call per comparison; what that word leaves equal is sorted by whole keys.
@@ -181,14 +186,18 @@ const sortRun = (slabs: Slabs, entries: Uint32Array): Uint32Array => {
   for (let i = 0; i < entries.length; i++) numbers[i] = headAt(slabs, entries[i] as number, common) * run_entries + i
   numbers.sort()
   const sorted = new Uint32Array(entries.length)
-  for (let i = 0; i < entries.length; i++) sorted[i] = entries[(numbers[i] as number) % run_entries] as number
   let start = 0
-  for (let i = 1; i <= entries.length; i++) {
-    const head = Math.floor((numbers[start] as number) / run_entries)
-    if (i < entries.length && Math.floor((numbers[i] as number) / run_entries) === head) continue
-    if (i - start > 1) sorted.subarray(start, i).sort((a, b) => compareEntries(slabs, a, b))
+  let head = -1
+  for (let i = 0; i < entries.length; i++) {
+    // Not with `%`, which for doubles is a call.
+    const next = Math.floor((numbers[i] as number) / run_entries)
+    sorted[i] = entries[(numbers[i] as number) - next * run_entries] as number
+    if (next === head) continue
+    sortAlike(slabs, sorted, start, i)
     start = i
+    head = next
   }
+  sortAlike(slabs, sorted, start, entries.length)
   return sorted
 }
 

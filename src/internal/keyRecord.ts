@@ -122,17 +122,19 @@ export const compareAt = (a: Uint32Array, aAt: number, b: Uint32Array, bAt: numb
   return aLen - bLen
 }
 
-/** Whether a record's key is those bytes, as many as it has. */
-export const keyStandsAt = (words: Uint32Array, at: number, bytes: Uint8Array, from: number): boolean => {
+/** Whether a record's key is those bytes, as many as it has. The view is on the whole of the array. */
+export const keyStandsAt = (
+  words: Uint32Array,
+  at: number,
+  bytes: Uint8Array,
+  view: DataView,
+  from: number
+): boolean => {
   const keyLen = keyLenAt(words, at)
   const whole = keyLen & ~3
   let word = at + header_words
   let i = from
-  for (; i < from + whole; i += 4) {
-    const read = ((bytes[i] as number) << 24) | ((bytes[i + 1] as number) << 16) | ((bytes[i + 2] as number) << 8) |
-      (bytes[i + 3] as number)
-    if (read !== ((words[word++] as number) | 0)) return false
-  }
+  for (; i < from + whole; i += 4) if (view.getUint32(i) !== words[word++]) return false
   for (let shift = 24; i < from + keyLen; i++, shift -= 8) {
     if (bytes[i] !== (((words[word] as number) >>> shift) & 0xff)) return false
   }

@@ -946,8 +946,8 @@ const sharing = [
     name: "gathering-does-not-compare-the-key",
     claim: "Of many values that are read at once, each is given out for the key it was put under only.",
     file: "src/internal/gather.ts",
-    find: "keyStandsAt(words, word, block, start + Frame.header_bytes)",
-    replace: "keyStandsAt(words, word, block, start + Frame.header_bytes) !== undefined",
+    find: "keyStandsAt(words, word, block, view, start + Frame.header_bytes)",
+    replace: "keyStandsAt(words, word, block, view, start + Frame.header_bytes) !== undefined",
     test: gather,
     caughtBy: "of whole records that have changed places none is given out"
   },
@@ -973,8 +973,8 @@ const sharing = [
     name: "gathering-reads-in-the-order-of-the-keys",
     claim: "Many values are read in the order of the files.",
     file: "src/internal/gather.ts",
-    find: "numbers.sort()",
-    replace: "",
+    find: "this.#order[at] = number - Math.floor(number / index_span) * index_span",
+    replace: "this.#order[at] = number < 0 ? 0 : at",
     test: gather,
     caughtBy: "take one read for many neighbours in the files, in whatever order their keys are"
   },
