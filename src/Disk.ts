@@ -113,6 +113,7 @@ export interface DiskEntry {
  * @since 0.1.0
  */
 export interface DiskService {
+  /** A directory can be opened as well, with mode `read`, to keep it: or fails with `EISDIR`, where a disk cannot. */
   readonly open: (path: string, mode: OpenMode) => Effect.Effect<DiskFile, IoError>
   readonly openLock: (path: string) => Effect.Effect<LockFile, IoError>
   /** Makes a directory and its missing parents; one that is there is fine. `syncAncestors` makes them durable. */

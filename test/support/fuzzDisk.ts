@@ -125,6 +125,7 @@ export class FuzzDisk {
 
   #open(path: string, mode: OpenMode): DiskFile | Refused {
     const name = this.#nameOf(path)
+    if (path === this.directory && this.#isThere) return new Refused("EISDIR")
     if (name === undefined || !this.#isThere) return new Refused("ENOENT")
     if (mode === "create") {
       if (this.#names.has(name)) return new Refused("EEXIST")
