@@ -824,8 +824,8 @@ const sharing = [
     name: "turn-of-each-store",
     claim: "A modify waits for every store over the same log.",
     file: "src/internal/openKv.ts",
-    find: "): KvService => {",
-    replace: "): KvService => {\nturn = new (Object.getPrototypeOf(turn).constructor)()",
+    find: "takeTurns(logParts)",
+    replace: "takeTurns({ ...logParts, turn: new (Object.getPrototypeOf(turn).constructor)() })",
     test: "test/Kv.test.ts",
     caughtBy: "counts right through two stores over one log, too"
   },
