@@ -157,8 +157,9 @@ export interface KvRead {
 
   /**
    * Writes a store that holds just the live values into a directory that is empty or absent. The target appears whole
-   * or not at all, and is durable when this resolves; this store is not changed. `onProgress` is told how many keys
-   * are written.
+   * or not at all, and is durable when this resolves; this store is not changed. `TargetRefused` when the target is a
+   * file, a symbolic link, the working directory, in this store's directory, or holds something. `onProgress` is told
+   * how many keys are written.
    */
   readonly compactTo: (
     directory: string,

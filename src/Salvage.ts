@@ -216,8 +216,8 @@ const startsBehind = Effect.fnUntraced(function*(
  * records, so that it is a log like the old one, without the damage.
  *
  * The target is absent or whole, and durable when this resolves; what fails or is interrupted leaves nothing, a killed
- * process may leave a hidden directory beside it. `TargetRefused` when the target is a file, or a directory that holds
- * something.
+ * process may leave a hidden directory beside it. `TargetRefused` when the target is a file, a symbolic link, the
+ * working directory, in the damaged store's directory, or holds something.
  *
  * @category salvaging
  * @since 0.1.0

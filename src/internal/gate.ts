@@ -2,7 +2,7 @@
  * One at a time, in the order they came.
  *
  * Effect's own semaphore looks at everyone who waits whenever somebody lets go: ten thousand puts at once would spend
- * most of their time on that, forty thousand a minute.
+ * most of their time on that; forty thousand took more than a minute.
  */
 import * as Effect from "effect/Effect"
 
