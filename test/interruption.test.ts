@@ -445,6 +445,36 @@ describe("an interrupted opening", () => {
       }))
   }
 
+  it.live("an opening that looks through a long tail ends at its next read", () =>
+    Effect.gen(function*() {
+      for (const fill of [0, 1]) {
+        const directory = yield* temporaryDirectory
+        yield* prepare({ name: "a long tail", tail: Buffer.alloc(20 * 262_144, fill).fill(0, 0, 1_000) }, directory)
+        const path = NodePath.join(directory, "00000002.dwal")
+        const before = NFS.readFileSync(path)
+        const names = NFS.readdirSync(directory)
+        const opening = Effect.scoped(Log.make({ directory }))
+        const dry = new FaultyDisk()
+        yield* Effect.scoped(Effect.gen(function*() {
+          const copy = NodePath.join(yield* temporaryDirectory, "copy")
+          NFS.cpSync(directory, copy, { recursive: true })
+          yield* over(dry)(Effect.scoped(Log.make({ directory: copy })))
+        }))
+        const cut = dry.calls.findIndex((call) => call.kind === "truncate")
+        const reads = dry.calls.flatMap((call, index) => call.kind === "read" && index < cut ? [index] : [])
+        assert.isAtLeast(reads.length, 8, "there is a way to go")
+        for (const index of reads.slice(0, -1)) {
+          const disk = new FaultyDisk()
+          const exit = yield* interruptAt(disk, index, over(disk)(opening))
+          assert.isTrue(Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause), `read ${index}`)
+          const after = disk.calls.slice(index + 1).filter((call) => call.kind === "read" || call.kind === "truncate")
+          assert.deepStrictEqual(after, [], `read ${index}`)
+          assert.deepStrictEqual(NFS.readdirSync(directory), names, `read ${index}`)
+        }
+        assert.isTrue(NFS.readFileSync(path).equals(before), "nothing was cut")
+      }
+    }))
+
   it.live("one who waits for the lock can leave, keeps nothing, and does not take it later", () =>
     Effect.gen(function*() {
       const directory = yield* temporaryDirectory

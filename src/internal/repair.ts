@@ -77,10 +77,7 @@ export const recover = Effect.fnUntraced(function*(
   if (damage !== undefined && !mayCut(options.policy, damage, ids.at(-1))) {
     return yield* Recovery.damageError(directory, damage)
   }
-  const tornFile = damage === undefined ? undefined : yield* Effect.tapError(
-    cut(disk, directory, damage),
-    noteFailedSync(options.lock, { segment: damage.segment, offset: 0 })
-  )
+  const tornFile = damage === undefined ? undefined : yield* cut(disk, directory, damage, options.lock)
   const segments = ids.map((id) => ({ id, bytes: bytes.get(id) ?? 0 }))
   if (options.lock.unsynced !== undefined) {
     yield* makeDurable(disk, directory, options.lock, options.lock.unsynced, segments)
@@ -197,34 +194,37 @@ const mayCut = (policy: Policy, { reason, segment, verdict }: Damage, active: nu
     ? policy !== "strict"
     : policy === "prefix" && segment === active && !(verdict === "CorruptSegment" && reason === "UnknownVersion")
 
-/** Cuts the active segment at the damage; the path of the copy, or `undefined` when all of it was zeros. */
-const cut = Effect.fnUntraced(function*(
+/**
+ * Cuts the active segment at the damage; the path of the copy, or `undefined` when all of it was zeros. A tail can be
+ * long: only while it is looked through or copied can this be interrupted, and then nothing has changed.
+ */
+const cut = (
   disk: Disk.DiskService,
   directory: string,
-  damage: Damage
-): Effect.fn.Return<string | undefined, IoError> {
-  const path = Recovery.segmentPath(directory, damage.segment)
-  return yield* Effect.acquireUseRelease(
-    disk.open(path, "append"),
-    Effect.fnUntraced(function*(segment) {
-      const end = damage.offset + damage.bytes
-      const saved = (yield* isZeros(segment, damage.offset, end))
-        ? undefined
-        : yield* quarantine(disk, directory, segment, damage, end)
-      yield* segment.truncate(damage.offset)
-      yield* segment.sync
-      return saved
-    }),
-    (segment) => segment.close
+  damage: Damage,
+  lock: Lock
+): Effect.Effect<string | undefined, IoError> =>
+  Effect.uninterruptibleMask((restore) =>
+    Effect.acquireUseRelease(
+      disk.open(Recovery.segmentPath(directory, damage.segment), "append"),
+      Effect.fnUntraced(function*(segment) {
+        const end = damage.offset + damage.bytes
+        const saved = (yield* restore(isZeros(segment, damage.offset, end)))
+          ? undefined
+          : yield* quarantine(disk, directory, damage, (target) => restore(copy(segment, damage.offset, end, target)))
+        yield* segment.truncate(damage.offset)
+        yield* segment.sync
+        return saved
+      }),
+      (segment) => segment.close
+    ).pipe(Effect.tapError(noteFailedSync(lock, { segment: damage.segment, offset: 0 })))
   )
-}, Effect.uninterruptible)
 
 const quarantine = Effect.fnUntraced(function*(
   disk: Disk.DiskService,
   directory: string,
-  segment: Disk.DiskFile,
   damage: Damage,
-  end: number
+  copyTo: (target: Disk.DiskFile) => Effect.Effect<void, IoError>
 ): Effect.fn.Return<string, IoError> {
   const name = `${String(damage.segment).padStart(8, "0")}-${damage.offset}`
   const taken = new Set((yield* disk.list(directory)).map((entry) => entry.name))
@@ -234,7 +234,7 @@ const quarantine = Effect.fnUntraced(function*(
   yield* Effect.acquireUseRelease(
     disk.open(path, "create"),
     (target) =>
-      Effect.andThen(copy(segment, damage.offset, end, target), target.sync).pipe(
+      Effect.andThen(copyTo(target), target.sync).pipe(
         // An unfinished copy is of no use to anyone, and the tail is still where it was.
         Effect.onError(() => Effect.ignore(disk.remove(path)))
       ),
