@@ -41,6 +41,8 @@ const detail_characters_max = 200
 // `JSON.parse` takes some fifty bytes of memory for two bytes of `[]`: a long line of them would take gigabytes.
 const json_values_max = 1_000
 
+const byteOrderMark = "\uFEFF"
+
 const quote = 0x22
 const backslash = 0x5C
 const comma = 0x2C
@@ -79,7 +81,9 @@ export const parse = (line: Line): Result.Result<Pair, InvalidLine> => {
   const refuse = (detail: string) => Result.fail(new InvalidLine({ line: line.number, detail }))
   if (line.isTooLong) return refuse("it is longer than any record")
   if (hasTooManyValues(line)) return refuse(`it holds more than ${json_values_max} JSON values`)
-  const decoded = decodeLine(line.bytes.toString("utf8", line.start, line.end))
+  const text = line.bytes.toString("utf8", line.start, line.end)
+  if (text.startsWith(byteOrderMark)) return refuse("it begins with a byte order mark, which is no part of JSON")
+  const decoded = decodeLine(text)
   return Result.isFailure(decoded)
     ? refuse(decoded.failure.message.replaceAll(/\s+/g, " ").slice(0, detail_characters_max))
     : Result.succeed([fromBase64(decoded.success.key_b64), fromBase64(decoded.success.value_b64)])
