@@ -132,11 +132,7 @@ const writeFile = Effect.fnUntraced(function*(
   }
   const parts = yield* readParts(kv)
   const { disk } = parts
-  const target = yield* targetPath(disk, path)
-  // One of its names may be a segment's.
-  if (NodePath.dirname(target) === kv.directory) {
-    return yield* new TargetRefused({ target: path, found: "the directory of the store" })
-  }
+  const target = yield* targetPath(disk, path, kv.directory)
   yield* refuseSpecial(disk, target, path)
   return yield* replaceFile(
     disk,

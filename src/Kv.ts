@@ -417,16 +417,13 @@ export const layerConfig = (
 ): Layer.Layer<Kv, OpenError | Config.ConfigError> => Layer.effect(Kv, Effect.flatMap(Config.unwrap(options), make))
 
 /**
- * A store over the `Log` that the application provides.
- *
- * **Gotchas**
- *
- * It is a constant, so a program builds it once: over two logs, give each store a service of its own, with `fromLog`.
+ * A store over the `Log` that the application provides. Provided twice, it keeps an index each time.
  *
  * @category layers
  * @since 0.1.0
  */
-export const layerLog: Layer.Layer<Kv, IoError | CorruptSegment, Log.Log> = Layer.effect(Kv, makeLog)
+// Fresh, for over two logs it must not be one store.
+export const layerLog: Layer.Layer<Kv, IoError | CorruptSegment, Log.Log> = Layer.fresh(Layer.effect(Kv, makeLog))
 
 /**
  * A layer of `makeReader`.

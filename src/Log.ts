@@ -80,13 +80,14 @@ export type {
 } from "./internal/writer.ts"
 
 /**
- * A record to append. Keys are at most 65,536 bytes, payloads 64 MiB; strings are stored as UTF-8. The bytes must not
+ * A record to append: what `append` takes, or one of any type. Keys are at most 65,536 bytes, payloads 64 MiB; strings are stored as UTF-8. The bytes must not
  * be changed until the append has resolved: until then it is open which ones are written.
  *
  * @category models
  * @since 0.1.0
  */
 export type RecordInput =
+  | Bytes
   | { readonly type: "Raw"; readonly key?: Bytes | undefined; readonly payload: Bytes }
   | { readonly type: "Put"; readonly key: Bytes; readonly payload: Bytes }
   | { readonly type: "Delete"; readonly key: Bytes }
@@ -208,7 +209,7 @@ export interface LogService {
    * Calls `observer` with every record as it is written, in order and in the step that writes it, until the scope
    * closes; gives the position where the first of them will stand. The observer must copy what it keeps of a key or
    * payload, and should not throw: the record is written then, and all other observers are told, but the call that
-   * wrote it dies with what was thrown. What it starts to write comes behind, once all have been told: with
+   * wrote it dies with what was thrown, and of the rest of that batch this observer is not told. What it starts to write comes behind, once all have been told: with
    * `Effect.runFork`, since `runSync` cannot wait for that.
    */
   readonly observe: (

@@ -18,7 +18,7 @@ import * as Stream from "effect/Stream"
 import * as Disk from "./Disk.ts"
 import type { DamageReason, IoError, LockUnavailable, TargetRefused } from "./Errors.ts"
 import type { LogRecord } from "./Frame.ts"
-import { withinHome } from "./internal/home.ts"
+import { findHome } from "./internal/home.ts"
 import { eachLaterFrame } from "./internal/laterFrames.ts"
 import { newStore, sound } from "./internal/newStore.ts"
 import * as Recovery from "./Recovery.ts"
@@ -113,12 +113,10 @@ export interface Salvaged {
  */
 export const records = (directory: string, options: Options = {}): Stream.Stream<LogRecord, IoError> =>
   Stream.unwrap(Effect.gen(function*() {
-    const disk = yield* Disk.Disk
-    const path = yield* disk.realPath(directory)
-    const home = yield* withinHome(disk, path)
+    const { directory: path, home } = yield* findHome(directory)
     const segments = yield* Recovery.listGrowingSegments(path)
     const { onGap = () => {} } = options
-    // Of the last record before the first damage: a frame behind damage may be none of this log's.
+    // Of the last record before damage: a frame behind damage may be none of this log's.
     const last = { txid: 0 }
     return Stream.flatMap(Stream.fromIterable(segments), (segment) => ofSegment(path, segment, last, onGap)).pipe(
       Stream.provideService(Disk.Disk, home)

@@ -1,8 +1,9 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Config, ConfigProvider, Deferred, Effect, Exit, Fiber, Layer, Schema, Scope, Stream } from "effect"
+import { Config, ConfigProvider, Context, Deferred, Effect, Exit, Fiber, Layer, Schema, Scope, Stream } from "effect"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import * as Disk from "../src/Disk.ts"
+import * as Export from "../src/Export.ts"
 import * as Frame from "../src/Frame.ts"
 import { nodeDisk } from "../src/internal/nodeDisk.ts"
 import * as Kv from "../src/Kv.ts"
@@ -304,6 +305,38 @@ describe("reading and writing", () => {
       assert.deepStrictEqual(tree(directory), before)
       assert.strictEqual(descriptors().filter((path) => path.startsWith(directory)).length, 0)
     }))
+
+  const closedStores: ReadonlyArray<
+    readonly [string, (directory: string) => Effect.Effect<Kv.KvRead, object, Scope.Scope>]
+  > = [
+    ["a store", (directory) => Kv.make({ directory })],
+    ["a reader", (directory) => Kv.makeReader({ directory })],
+    ["a store over a log", (directory) => Effect.flatMap(Log.make({ directory }), Kv.fromLog)]
+  ]
+  for (const [name, open] of closedStores) {
+    it.effect(`${name} that was empty when its scope closed does not say so for ever, and makes no empty copy`, () =>
+      Effect.gen(function*() {
+        const root = yield* temporaryDirectory
+        const directory = NodePath.join(root, "store")
+        yield* Effect.scoped(Log.make({ directory }))
+        const kv = yield* Effect.scoped(open(directory))
+        const backup = NodePath.join(root, "backup")
+        NFS.writeFileSync(backup, "yesterday's")
+        const attempts: ReadonlyArray<Effect.Effect<unknown, object>> = [
+          kv.get("none"),
+          kv.getMany(["none"]),
+          Stream.runDrain(kv.entries()),
+          Export.toFile(kv, backup),
+          Stream.runDrain(Export.toLines(kv)),
+          kv.compactTo(NodePath.join(root, "copy"))
+        ]
+        for (const [at, attempt] of attempts.entries()) {
+          assert.deepInclude(yield* Effect.flip(attempt), { _tag: "IoError", code: "EBADF" }, `${at}`)
+        }
+        assert.strictEqual(NFS.readFileSync(backup, "utf8"), "yesterday's")
+        assert.deepStrictEqual(NFS.readdirSync(root).sort(), ["backup", "store"])
+      }))
+  }
 })
 
 describe("ranges", () => {
@@ -661,6 +694,30 @@ describe("a store that another has to himself", () => {
 })
 
 describe("a store over a log that the application provides", () => {
+  it.effect("is the store of that log, where a program provides it over two", () =>
+    Effect.gen(function*() {
+      const root = yield* temporaryDirectory
+      class Users extends Context.Service<Users, Kv.KvService>()("Users") {}
+      class Orders extends Context.Service<Orders, Kv.KvService>()("Orders") {}
+      const over = (directory: string) =>
+        Layer.provide(Kv.layerLog, Log.layer({ directory: NodePath.join(root, directory) }))
+      const both = Layer.merge(
+        Layer.provide(Layer.effect(Users, Kv.Kv), over("users")),
+        Layer.provide(Layer.effect(Orders, Kv.Kv), over("orders"))
+      )
+      yield* Effect.provide(
+        Effect.gen(function*() {
+          yield* (yield* Users).put("user", "1")
+          yield* (yield* Orders).put("order", "1")
+        }),
+        both
+      )
+      for (const [directory, key] of [["users", "user"], ["orders", "order"]] as const) {
+        const kv = yield* Kv.makeReader({ directory: NodePath.join(root, directory) })
+        assert.deepStrictEqual((yield* Stream.runCollect(kv.keys())).map(text), [key])
+      }
+    }))
+
   it.effect("answers no call for values, and writes nothing, when its scope has closed before the log's", () =>
     Effect.gen(function*() {
       const log = yield* Log.make({ directory: yield* temporaryDirectory })
@@ -1041,13 +1098,21 @@ describe("compaction", () => {
       const empty = NodePath.join(root, "empty")
       NFS.mkdirSync(empty)
       NFS.symlinkSync(empty, NodePath.join(root, "link"))
+      NFS.symlinkSync(kv.directory, NodePath.join(root, "way"))
+      const inStore = NFS.readdirSync(kv.directory)
       const refused = [
         [NodePath.join(root, "link"), "a symbolic link"],
-        [NodePath.join(kv.directory, "00000002.dwal"), "the directory of the store"]
+        [NodePath.join(kv.directory, "00000002.dwal"), "the directory of the store"],
+        [NodePath.join(kv.directory, "deep", "down"), "the directory of the store"],
+        [NodePath.join(root, "way", "in"), "the directory of the store"]
       ] as const
       for (const [target, found] of refused) {
         assert.deepInclude(yield* Effect.flip(kv.compactTo(target)), { _tag: "TargetRefused", target, found })
+        assert.deepInclude(yield* Effect.flip(Export.toFile(kv, target)), { _tag: "TargetRefused", target, found })
       }
+      assert.deepStrictEqual(NFS.readdirSync(kv.directory), inStore)
+      // Beside it, under a name that begins like one that leads up.
+      yield* kv.compactTo(NodePath.join(root, "..store"))
       const home = process.cwd()
       process.chdir(empty)
       const error = yield* Effect.ensuring(Effect.flip(kv.compactTo(".")), Effect.sync(() => process.chdir(home)))

@@ -732,6 +732,19 @@ describe("reading", () => {
 })
 
 describe("a name of a segment that is none", () => {
+  it.effect("is passed by at the first opening", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      NFS.mkdirSync(NodePath.join(directory, "00000001.dwal"))
+      const write = Effect.scoped(Effect.gen(function*() {
+        const log = yield* Log.make({ directory, policy: "strict" })
+        yield* log.append("one")
+        return (yield* collected(log)).map(({ segment, txid }) => [segment, txid])
+      }))
+      assert.deepStrictEqual(yield* write, [[2, 1]])
+      assert.deepStrictEqual(yield* write, [[2, 1], [2, 2]])
+    }))
+
   it.effect("is passed by at a rotation, and a file is not", () =>
     Effect.gen(function*() {
       const directory = yield* temporaryDirectory
@@ -751,6 +764,24 @@ describe("a name of a segment that is none", () => {
 })
 
 describe("observing", () => {
+  it.effect("an observer is given a record and nothing else, one by one or of a batch, which ends for it when it throws", () =>
+    Effect.gen(function*() {
+      const log = yield* Log.make({ directory: yield* temporaryDirectory })
+      const given: Array<number> = []
+      const others: Array<number> = []
+      yield* log.observe((...all) => {
+        given.push(all.length)
+        if (all[0].txid === 4) throw new Error("mine")
+      })
+      yield* log.observe(({ txid }) => void others.push(txid))
+      yield* log.append("1")
+      yield* log.appendAll(["2", "3"])
+      assert.isTrue(Exit.hasDies(yield* Effect.exit(log.appendAll(["4", "5", "6"]))))
+      yield* log.append("7")
+      assert.deepStrictEqual(given, [1, 1, 1, 1, 1])
+      assert.deepStrictEqual(others, [1, 2, 3, 4, 5, 6, 7])
+    }))
+
   for (
     const { name, write } of [
       { name: "one record", write: (kv: Kv.KvService) => kv.put("k", "new") },

@@ -4,6 +4,8 @@ import { Effect, References, Stream } from "effect"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import { pathToFileURL } from "node:url"
+import { Output } from "../src/cli/output.ts"
+import { readRecords } from "../src/cli/store.ts"
 import * as Disk from "../src/Disk.ts"
 import * as Export from "../src/Export.ts"
 import { nodeDisk } from "../src/internal/nodeDisk.ts"
@@ -187,6 +189,19 @@ describe("a store whose directory is replaced while it is read", () => {
       NFS.renameSync(moved, kv.directory)
       assert.strictEqual(text(yield* kv.get("1")), long("ours"))
     })))
+
+  it.effect("gives its own records or none, to the command that looks at them", () =>
+    Effect.gen(function*() {
+      const { opened } = yield* replaced(Effect.fnUntraced(function*(directory) {
+        const pull = yield* Stream.toPull(readRecords(directory))
+        yield* pull
+        return pull
+      }))
+      const seen = yield* Effect.flip(Effect.forever(Effect.map(opened, (records) => {
+        for (const { payload } of records) assert.strictEqual(text(payload), long("ours"))
+      })))
+      assert.deepInclude<object>(seen, { _tag: "IoError", code: "ESTALE" })
+    }).pipe(Effect.provideService(Output, { isTerminal: false, write: () => Effect.void, note: () => Effect.void })))
 
   it.effect("gives its own records or none, from a log and from a reader", () =>
     withoutLogs(Effect.gen(function*() {

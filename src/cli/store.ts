@@ -6,8 +6,10 @@ import * as FileSystem from "effect/FileSystem"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as NodePath from "node:path"
+import * as Disk from "../Disk.ts"
 import type { CorruptSegment, CorruptTail, InvalidOptions, InvalidPosition, IoError } from "../Errors.ts"
 import type { LogRecord } from "../Frame.ts"
+import { findHome } from "../internal/home.ts"
 import { framesFrom } from "../internal/reading.ts"
 import * as Kv from "../Kv.ts"
 import * as Log from "../Log.ts"
@@ -45,17 +47,19 @@ export const readRecords = (
 ): Stream.Stream<LogRecord, IoError | InvalidPosition | CorruptTail | CorruptSegment | Failure, Output> =>
   Stream.unwrap(
     Effect.gen(function*() {
-      const segments = yield* Recovery.listGrowingSegments(store)
+      const { directory, home } = yield* findHome(store)
+      const segments = yield* Recovery.listGrowingSegments(directory)
       yield* warnIfEmpty(store, segments.length)
       const bounds = { segments, chunkSize: Recovery.chunk_bytes_default }
       if (from.segment > (segments.at(-1) ?? 0)) return Stream.empty
-      return framesFrom(store, from, bounds).pipe(
+      return framesFrom(directory, from, bounds).pipe(
         // No record starts exactly there: go there from the start of the segment.
         Stream.catchTag("InvalidPosition", () =>
           Stream.dropWhile(
-            framesFrom(store, { segment: from.segment, offset: 0 }, bounds),
+            framesFrom(directory, { segment: from.segment, offset: 0 }, bounds),
             ({ offset, segment }) => segment === from.segment && offset < from.offset
-          ))
+          )),
+        Stream.provideService(Disk.Disk, home)
       )
     }).pipe(Effect.mapError(missingStore(store)))
   ).pipe(

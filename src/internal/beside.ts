@@ -7,7 +7,7 @@ import * as Effect from "effect/Effect"
 import * as Crypto from "node:crypto"
 import * as NodePath from "node:path"
 import * as Disk from "../Disk.ts"
-import type { IoError } from "../Errors.ts"
+import { type IoError, TargetRefused } from "../Errors.ts"
 
 /** A path beside a target: hidden, and random, so that it can be nobody else's. */
 export const temporaryPath = (target: string): string => {
@@ -16,17 +16,33 @@ export const temporaryPath = (target: string): string => {
   return NodePath.join(NodePath.dirname(target), `.${name}.${random}.tmp`)
 }
 
-/** Makes the directory of a target, and makes it durable: the path of the target in it, whatever becomes of links. */
+/**
+ * Makes the directory of a target, and makes it durable: the path of the target in it, whatever becomes of links.
+ * Nothing is made in the directory of the store `source`, where one name may be a segment's.
+ */
 export const targetPath = Effect.fnUntraced(function*(
   disk: Disk.DiskService,
-  path: string
-): Effect.fn.Return<string, IoError> {
+  path: string,
+  source: string
+): Effect.fn.Return<string, IoError | TargetRefused> {
   const given = NodePath.resolve(path)
+  const there = yield* realAncestor(disk, NodePath.dirname(given))
+  const down = NodePath.relative(source, there)
+  if (down !== ".." && !down.startsWith(`..${NodePath.sep}`)) {
+    return yield* new TargetRefused({ target: path, found: "the directory of the store" })
+  }
   yield* disk.makeDirectory(NodePath.dirname(given))
   const parent = yield* disk.realPath(NodePath.dirname(given))
   yield* Disk.syncAncestors(disk, parent)
   return NodePath.join(parent, NodePath.basename(given))
 })
+
+/** The real path of a directory, or of the nearest above it that is there. */
+const realAncestor = (disk: Disk.DiskService, path: string): Effect.Effect<string, IoError> =>
+  Effect.catch(disk.realPath(path), (error) => {
+    const parent = NodePath.dirname(path)
+    return error.code !== "ENOENT" || parent === path ? Effect.fail(error) : realAncestor(disk, parent)
+  })
 
 /**
  * Writes a file to `building`, a name that is this call's alone, and puts it in the place of `target`, durably. What

@@ -31,6 +31,9 @@ export const txidLimit = (actual: number): LimitExceeded =>
 const empty = new Uint8Array(0)
 
 export const toEntry = (record: RecordInput): Entry => {
+  if (typeof record === "string" || ArrayBuffer.isView(record)) {
+    return { type: "Raw", key: empty, payload: toBytes(record) }
+  }
   const { key, type } = record
   if (type === "Delete") return { type, key: toBytes(key), payload: empty }
   // Of a caller without types, who would have it stored as another.
@@ -48,6 +51,13 @@ export const entriesOf = (records: Iterable<RecordInput>): ReadonlyArray<Entry> 
  */
 export const repeatable = <A>(items: Iterable<A>): Iterable<A> => {
   if (Array.isArray(items)) return items
+  // One key or value in the place of many: its characters would be taken for them.
+  if (typeof items === "string") {
+    const refuse = (): never => {
+      throw new TypeError("a list was expected, not a string")
+    }
+    return { [Symbol.iterator]: refuse }
+  }
   const iterator: unknown = items[Symbol.iterator]()
   if (iterator !== items) return items
   let found: ReadonlyArray<A> | undefined

@@ -1,7 +1,7 @@
 /** A store stays the directory it was opened in: what is read by name is read there, or not at all. */
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
-import { type DiskService, openScoped } from "../Disk.ts"
+import { Disk, type DiskService, openScoped } from "../Disk.ts"
 import { IoError } from "../Errors.ts"
 
 /**
@@ -45,6 +45,20 @@ export const withinHome = (
         }))
     }
   })
+
+/**
+ * The directory that a reader is given, by its own path: it is this one from here on, wherever the process goes and
+ * links lead.
+ */
+export const findHome = Effect.fnUntraced(function*(
+  path: string
+): Effect.fn.Return<{ readonly directory: string; readonly home: DiskService }, IoError, Scope.Scope> {
+  const disk = yield* Disk
+  // What is wrong with it is said of the path as it was given.
+  yield* disk.list(path)
+  const directory = yield* disk.realPath(path)
+  return { directory, home: yield* withinHome(disk, directory) }
+})
 
 const keepOpen = (disk: DiskService, directory: string): Effect.Effect<unknown, IoError, Scope.Scope> =>
   Effect.catch(

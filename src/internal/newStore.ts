@@ -32,11 +32,7 @@ export const newStore = Effect.fnUntraced(function*<A, E>(
   if (target === "") return yield* new TargetRefused({ target, found: "an empty path" })
   const disk = yield* Disk.Disk
   yield* refuseUsed(disk, NodePath.resolve(target), target)
-  const path = yield* targetPath(disk, target)
-  // It could have a segment's name.
-  if (NodePath.dirname(path) === source) {
-    return yield* new TargetRefused({ target, found: "the directory of the store" })
-  }
+  const path = yield* targetPath(disk, target, source)
   // It would be another one, and the process in none.
   if (path === process.cwd()) return yield* new TargetRefused({ target, found: "the working directory" })
   const building = temporaryPath(path)

@@ -31,7 +31,7 @@ const makeRead = (
   report: RecoveryReport,
   projection: Projection,
   segments: Effect.Effect<number>,
-  closed: () => IoError | undefined = () => undefined
+  closed: () => IoError | undefined
 ) => {
   const whileOpen = <A, E>(read: () => Effect.Effect<A, E>): Effect.Effect<A, E | IoError> =>
     Effect.suspend((): Effect.Effect<A, E | IoError> => {
@@ -130,7 +130,7 @@ const makeWrite = (
   log: Log.LogService,
   logParts: LogParts,
   projection: Projection,
-  closed?: () => IoError | undefined
+  closed: () => IoError | undefined
 ): KvService => {
   const { appendNow, disk, files, settled, turn, write: writeNext, writeAll } = logParts
   const source = { directory: log.directory, disk, files, read: log.read }
@@ -138,12 +138,13 @@ const makeWrite = (
   const { parts, read } = makeRead(source, log.report, projection, segments, closed)
   const inTurn = takeTurns(logParts)
   // Others may have written while it waited for its turn.
-  const writeInTurn = (record: Log.RecordInput): Effect.Effect<Log.RecordRef, Log.WriteError> =>
+  const writeInTurn = (record: Exclude<Log.RecordInput, Bytes>): Effect.Effect<Log.RecordRef, Log.WriteError> =>
     inTurn(() => {
       const full = record.type === "Put" ? noRoomForKey(projection, toBytes(record.key)) : undefined
       return full === undefined ? writeNext(record) : Effect.fail(full)
     }, recordLimit(toEntry(record)))
-  const write = (record: Log.RecordInput) => (turn.isHeld ? undefined : appendNow(record)) ?? writeInTurn(record)
+  const write = (record: Exclude<Log.RecordInput, Bytes>) =>
+    (turn.isHeld ? undefined : appendNow(record)) ?? writeInTurn(record)
   const modifyEffect: KvService["modifyEffect"] = (key, f) =>
     settled(Effect.suspend(() => {
       // The caller may use its memory again before the value has been read.
@@ -238,7 +239,8 @@ const open = Effect.fnUntraced(function*(
   let before = (_: Written): void => {}
   yield* follow(parts, projection, (first) => before(first))
   before = yield* keepCheckpoint({ disk, lock, log }, projection, { policy, covered })
-  return { kv: makeWrite(log, parts, projection), log }
+  const closed = yield* untilScopeCloses(log.directory)
+  return { kv: makeWrite(log, parts, projection, closed("read")), log }
 })
 
 /** A store over a log that is open. */
@@ -248,16 +250,23 @@ export const kvOverLog = (
   closeOnFailure(Effect.gen(function*() {
     const parts = yield* partsOf(log)
     const projection = yield* projectionOfLog(log, parts)
-    let isClosed = false
     // Before the index stops following.
-    yield* Effect.addFinalizer(() =>
-      Effect.sync(() => {
-        isClosed = true
-      })
-    )
-    const closed = (operation: string) => () => isClosed ? closedError(operation, log.directory) : undefined
+    const closed = yield* untilScopeCloses(log.directory)
     return makeWrite(log, untilClosed(parts, closed("write")), projection, closed("read"))
   }))
+
+/** Why nothing is answered once the scope has closed. */
+const untilScopeCloses = Effect.fnUntraced(function*(
+  directory: string
+): Effect.fn.Return<(operation: string) => () => IoError | undefined, never, Scope.Scope> {
+  let isClosed = false
+  yield* Effect.addFinalizer(() =>
+    Effect.sync(() => {
+      isClosed = true
+    })
+  )
+  return (operation) => () => isClosed ? closedError(operation, directory) : undefined
+})
 
 /** The parts of a log for a store that can close before it: from then on its index does not follow. */
 const untilClosed = (parts: LogParts, closed: () => IoError | undefined): LogParts => {
@@ -291,6 +300,7 @@ export const openKvReader = (
     const projection = new Projection()
     const report = yield* fold((frames) => projection.fold(frames))
     const source = { directory: reader.directory, disk, files, read: reader.read }
-    const { parts, read } = makeRead(source, report, projection, Effect.succeed(report.files_scanned))
+    const closed = yield* untilScopeCloses(reader.directory)
+    const { parts, read } = makeRead(source, report, projection, Effect.succeed(report.files_scanned), closed("read"))
     return registerRead(read, parts)
   }))

@@ -201,7 +201,9 @@ const makeService = ({ chunkSize, closed, directory, files, home, parts, report,
             keyLength: key.length,
             payloadLength: payload.length
           }),
-        frames: (frames) => recordsOf(frames).forEach(observer)
+        frames: (frames) => {
+          for (const record of recordsOf(frames)) observer(record)
+        }
       }),
     sync: writer.sync,
     rotate: writer.rotate,

@@ -11,7 +11,7 @@ import { closedError } from "./closed.ts"
 import { count } from "./counted.ts"
 import { type Damage, isDamage } from "./damage.ts"
 import { type Frames, recordsOf } from "./frames.ts"
-import { withinHome } from "./home.ts"
+import { findHome } from "./home.ts"
 import { readerOptionsError } from "./options.ts"
 import { type Bounds, framesFrom, type From, locate, readRef } from "./reading.ts"
 import { SegmentFiles, type SegmentReads } from "./segmentFiles.ts"
@@ -35,10 +35,7 @@ export const openReader = Effect.fnUntraced(function*(
   if (invalid !== undefined) return yield* invalid
   const { chunkSize = Recovery.chunk_bytes_default } = options
   const disk = yield* Disk.Disk
-  yield* Recovery.listSegments(options.directory)
-  // From here on it is this directory, wherever the process goes and links lead.
-  const directory = yield* disk.realPath(options.directory)
-  const home = yield* withinHome(disk, directory)
+  const { directory, home } = yield* findHome(options.directory)
   const files = new SegmentFiles(home, directory, cacheSize)
   let isClosed = false
   yield* Effect.addFinalizer(() => {

@@ -15,6 +15,7 @@ import type { Lock, Unsynced } from "../Lock.ts"
 import * as Recovery from "../Recovery.ts"
 import { replaceFile, temporaryPath } from "./beside.ts"
 import { count, type Counted, type Gap } from "./counted.ts"
+import { createSegment } from "./createSegment.ts"
 import { type Damage, isZeros } from "./damage.ts"
 import type { Frames } from "./frames.ts"
 
@@ -67,9 +68,11 @@ export const recover = Effect.fnUntraced(function*(
   let ids = yield* Recovery.listSegments(directory)
   if (ids.length === 0) {
     yield* Disk.syncAncestors(disk, directory)
-    const first = disk.open(Recovery.segmentPath(directory, 1), "create")
-    yield* Effect.uninterruptible(Effect.flatMap(first, (file) => file.close))
-    ids = [1]
+    ids = [
+      yield* Effect.uninterruptible(
+        Effect.flatMap(createSegment(disk, directory, 1), ({ file, id }) => Effect.as(file.close, id))
+      )
+    ]
   }
   // Also for a segment that a crashed writer created: its name is durable before anything is written to it.
   yield* disk.syncDirectory(directory)
