@@ -4,15 +4,15 @@
  * | error | raised by | what the caller can do |
  * | --- | --- | --- |
  * | `LockHeld` | opening for write | wait (`waitForLock`), or end the other writer |
- * | `LockUnavailable` | opening for write | run the command it names; reading works without |
- * | `CorruptTail` | opening, reading | look with `datawal verify`; policy `prefix` cuts it, and keeps what is cut |
- * | `CorruptSegment` | opening, reading | restore the segment from a backup, or read what is before it |
+ * | `LockUnavailable` | opening for write, making a store | run the command it names; reading works without |
+ * | `CorruptTail` | opening, reading | `Salvage` copies all that is whole; `prefix` cuts it, and keeps a copy |
+ * | `CorruptSegment` | opening, reading | restore the segment from a backup; `Salvage` copies all that is whole |
  * | `IoError` | anything that touches the disk | depends on `code`; after a failed write, sync or rotate reopen |
  * | `WriterPoisoned` | every mutation after a failed one | close and reopen: recovery restores a sound tail |
- * | `LimitExceeded` | append, put, delete | make the record smaller; nothing was written |
+ * | `LimitExceeded` | append, put, delete, rotate | make the record smaller; of the log's own limits: go on in a new store |
  * | `InvalidPosition` | reading at a place | use a position that this log gave |
- * | `InvalidOptions` | opening | mend the option it names |
- * | `TargetRefused` | `Kv.compactTo`, `Export.toFile` | choose a target that holds nothing of somebody else's |
+ * | `InvalidOptions` | opening, `Lock.acquire` | mend the option it names |
+ * | `TargetRefused` | `compactTo`, `Export.toFile`, `Salvage.toStore` | choose a target outside that holds nothing yet |
  * | `InvalidLine` | import | mend the line; everything before it is stored and synced |
  *
  * Every error carries the fields a handler needs, a message made from them, and, where there is one, the cause. All are
@@ -168,9 +168,8 @@ export const describeSegment = (error: CorruptSegment, salvage: string): string 
 /**
  * The operating system refused an operation. `code` is its errno name (`ENOSPC`, `EIO`, `EACCES` …), a
  * code of Node's own (`ERR_INVALID_ARG_VALUE`, for a path with a NUL), or `UNKNOWN`. `ESTALE` is a directory or a file
- * that was moved, removed or replaced: open the store again.
- * `EBADF` is what a store answers whose scope has closed when it is asked to read values or to write; what its index
- * alone can say, it still says as it last was.
+ * that was moved, removed or replaced: open the store again. `EBADF` is what a store whose scope has closed answers when
+ * it is asked for values or to write; what has no error in its type, such as `has` or `keys`, is said as it last was.
  *
  * @category errors
  * @since 0.1.0
@@ -267,8 +266,9 @@ export class InvalidOptions extends Schema.TaggedError<InvalidOptions>("effect-d
 }
 
 /**
- * The target is something that must not be replaced, and was left as it is: for a compaction a directory that is not
- * empty (`found` names an entry), for an export what is not a regular file, or is in the directory of the store.
+ * The target is something that must not be replaced, and was left as it is. A store is not made where something is
+ * (`found` names an entry of the directory), a file, a symbolic link or the working directory; an export replaces nothing
+ * but a regular file; and neither is written into the directory of the store it is made from, at any depth.
  *
  * @category errors
  * @since 0.1.0
@@ -294,6 +294,7 @@ export class InvalidLine extends Schema.TaggedError<InvalidLine>("effect-datawal
   detail: Schema.String
 }) {
   override get message(): string {
-    return `line ${this.line}: ${this.detail}; the lines before it are stored`
+    return `line ${this.line}: ${this.detail}; ` +
+      (this.line === 1 ? "nothing is stored" : "the lines before it are stored")
   }
 }

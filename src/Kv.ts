@@ -81,6 +81,10 @@ export type {
 /**
  * Which keys a stream covers, all conditions together, and in which order.
  *
+ * The index has no order: to find the keys of a range it looks at all there are, and what is found is then sorted, if
+ * that is asked for. So a page of a hundred keys costs nearly what one stream of all pages does: take them from one
+ * stream, or keep an order of your own.
+ *
  * @category options
  * @since 0.1.0
  */
@@ -158,8 +162,9 @@ export interface KvRead {
   /**
    * Writes a store that holds just the live values into a directory that is empty or absent. The target appears whole
    * or not at all, and is durable when this resolves; this store is not changed. `TargetRefused` when the target is a
-   * file, a symbolic link, the working directory, in this store's directory, or holds something. `onProgress` is told
-   * how many keys are written.
+   * file, a symbolic link, the working directory, in this store's directory, or holds something. The target's txids
+   * start at 1, so a cursor that is a txid or a place of this store means nothing there. `onProgress` is told how many
+   * keys are written.
    */
   readonly compactTo: (
     directory: string,
@@ -256,9 +261,9 @@ export interface KvService extends KvRead {
   /**
    * Reads, decides and writes with no other write of this store in between, nor of another `Kv` over the very same log
    * (one over a wrapped log and one over the log itself do not know of each other); only what is put into that log
-   * itself (`log.appendRecord`) does not wait. `f` is given the value or `undefined`
-   * and returns an answer and the new value: `undefined` removes the key, the very bytes it was given change
-   * nothing. If `f` throws, nothing is written, and the Effect dies with that.
+   * itself (`log.appendRecord`) does not wait. `f` is given the value or `undefined` and returns an answer and the new
+   * value: `undefined` removes the key, the very bytes it was given change nothing. If `f` throws, nothing is written,
+   * and the Effect dies with that.
    */
   readonly modify: <A>(
     key: Bytes,

@@ -118,6 +118,11 @@ export type Durability = "manual" | "always" | Duration.Input
 export interface Options {
   /** Made, with its parents, if it is missing. */
   readonly directory: string
+  /**
+   * `false`: a directory that is missing, or holds no segment, is `ENOENT`, and nothing is made. For a store that must be
+   * there: without it, one whose volume is not mounted begins as an empty one. `true` by default.
+   */
+  readonly createIfMissing?: boolean | undefined
   /** What to do with damage; `repair` by default. */
   readonly policy?: Policy | undefined
   /** `manual` by default. */

@@ -7,17 +7,19 @@
  *
  * Behind damage it goes on at the next whole frame, checksum included, whose txid is above that of the last record
  * before the damage. So if the damaged record held a log itself, such as a copy of a segment, records of that one with
- * higher txids are taken for this one's. What stood in the
- * damaged bytes is gone, and a key whose last put or delete was there goes back to what it was before.
+ * higher txids are taken for this one's. What stood in the damaged bytes is gone, and a key whose last put or delete was
+ * there goes back to what it was before.
  *
  * @since 0.1.0
  */
+import type * as Arr from "effect/Array"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Disk from "./Disk.ts"
 import type { DamageReason, IoError, LockUnavailable, TargetRefused } from "./Errors.ts"
 import type { LogRecord } from "./Frame.ts"
+import { type Counted, countJump, warnOfJump } from "./internal/counted.ts"
 import { findHome } from "./internal/home.ts"
 import { eachLaterFrame } from "./internal/laterFrames.ts"
 import { newStore, sound } from "./internal/newStore.ts"
@@ -211,7 +213,8 @@ const startsBehind = Effect.fnUntraced(function*(
 
 /**
  * Writes every whole record of a store into a new one, in the same order, with txids from 1: puts, deletes and raw
- * records, so that it is a log like the old one, without the damage.
+ * records, so that it is a log like the old one, without the damage. A cursor that is a txid or a place of the old one
+ * means nothing in it.
  *
  * The target is absent or whole, and durable when this resolves; what fails or is interrupted leaves nothing, a killed
  * process may leave a hidden directory beside it. `TargetRefused` when the target is a file, a symbolic link, the
@@ -230,6 +233,12 @@ export const toStore = (
     captureStackTrace: false
   })
 
+const countBatch = (counted: Counted, [first, ...rest]: Arr.NonEmptyReadonlyArray<LogRecord>): void => {
+  if (first.offset === 0) countJump(counted, first.segment, first.txid)
+  counted.records += 1 + rest.length
+  counted.txid = rest.at(-1)?.txid ?? first.txid
+}
+
 const write = Effect.fnUntraced(function*(
   directory: string,
   target: string,
@@ -238,6 +247,7 @@ const write = Effect.fnUntraced(function*(
   // Before anything is made for it.
   yield* Recovery.listSegments(directory)
   const source = yield* Effect.flatMap(Disk.Disk, (disk) => disk.realPath(directory))
+  const counted: Counted = { records: 0, txid: 0 }
   const salvaged = { records_written: 0, bytes_written: 0, gaps: 0, bytes_skipped: 0 }
   const found = records(directory, {
     onGap: (gap) => {
@@ -246,14 +256,19 @@ const write = Effect.fnUntraced(function*(
       onGap?.(gap)
     }
   })
-  return yield* newStore(target, source, ({ log }) =>
+  const answer = yield* newStore(target, source, ({ log }) =>
     Effect.as(
-      Stream.runForEachArray(found, (batch) =>
-        Effect.map(sound(log.appendAll(batch)), (refs) => {
+      Stream.runForEachArray(found, (batch) => {
+        // Behind damage it says nothing that the gap does not.
+        if (salvaged.gaps === 0) countBatch(counted, batch)
+        return Effect.map(sound(log.appendAll(batch)), (refs) => {
           salvaged.records_written += refs.length
           for (const { len } of refs) salvaged.bytes_written += len
           onProgress?.(salvaged.records_written)
-        })),
+        })
+      }),
       salvaged
     ))
+  yield* warnOfJump(source, counted.jump)
+  return answer
 })

@@ -763,6 +763,60 @@ describe("a name of a segment that is none", () => {
     }))
 })
 
+describe("a store that must be there", () => {
+  it.effect("is not made, with createIfMissing: false, and is opened where it is", () =>
+    Effect.gen(function*() {
+      const root = yield* temporaryDirectory
+      const missing = NodePath.join(root, "deep", "missing")
+      const open = (directory: string) => Effect.scoped(Log.make({ directory, createIfMissing: false }))
+      assert.deepInclude(yield* Effect.flip(open(missing)), { _tag: "IoError", code: "ENOENT" })
+      NFS.writeFileSync(NodePath.join(root, "lost+found"), "")
+      const empty = yield* Effect.flip(open(root))
+      assert.deepInclude(empty, { _tag: "IoError", code: "ENOENT", path: root })
+      assert.match(empty.message, /it holds no segments/)
+      const kv = Kv.make({ directory: root, createIfMissing: false })
+      assert.deepInclude(yield* Effect.flip(Effect.scoped(kv)), { _tag: "IoError", code: "ENOENT" })
+      assert.deepStrictEqual(NFS.readdirSync(root), ["lost+found"])
+      yield* Effect.scoped(Log.make({ directory: root }))
+      yield* open(root)
+      yield* kv
+    }))
+})
+
+describe("many records at once", () => {
+  it.effect("are payloads, or records of any type, in an array or a stream", () =>
+    Effect.gen(function*() {
+      const log = yield* Log.make({ directory: yield* temporaryDirectory })
+      yield* log.appendAll(["one", Buffer.from("two"), { type: "Put", key: "k", payload: "three" }])
+      yield* Stream.run(Stream.make("four", new Uint8Array([53])), log.sink)
+      yield* log.appendRecord("six")
+      assert.deepStrictEqual(
+        (yield* collected(log)).map(({ key, payload, type }) => [type, text(key), text(payload)]),
+        [
+          ["Raw", "", "one"],
+          ["Raw", "", "two"],
+          ["Put", "k", "three"],
+          ["Raw", "", "four"],
+          ["Raw", "", "5"],
+          ["Raw", "", "six"]
+        ]
+      )
+    }))
+
+  it.effect("are no string, whose characters would be taken for them", () =>
+    Effect.gen(function*() {
+      const kv = yield* Kv.make({ directory: yield* temporaryDirectory })
+      yield* kv.putMany([["k", "1"], ["e", "2"]])
+      const { log } = yield* Kv.makeWithLog({ directory: yield* temporaryDirectory })
+      for (const run of [kv.deleteMany("key"), kv.getMany("key"), log.appendAll("key")]) {
+        const exit = yield* Effect.exit(Effect.asVoid<unknown, object, never>(run))
+        assert.isTrue(Exit.isFailure(exit) && Cause.squash(exit.cause) instanceof TypeError)
+      }
+      assert.strictEqual(yield* kv.size, 2)
+      assert.strictEqual((yield* log.end).txid, 0)
+    }))
+})
+
 describe("observing", () => {
   it.effect("an observer is given a record and nothing else, one by one or of a batch, which ends for it when it throws", () =>
     Effect.gen(function*() {
@@ -957,6 +1011,7 @@ describe("opening", () => {
         { chunkSize: 0 },
         { chunkSize: 0.5 },
         { policy: "mend" },
+        { createIfMissing: "false" },
         { policy: "" },
         { durability: 0 },
         { durability: -5 },

@@ -4,11 +4,12 @@
  * tests' own.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Arbitrary, Effect, Result, Schema } from "effect"
+import { Arbitrary, Effect, Result, Schema, Stream } from "effect"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import * as Kv from "../src/Kv.ts"
 import * as Log from "../src/Log.ts"
+import * as Reader from "../src/Reader.ts"
 import * as Recovery from "../src/Recovery.ts"
 import { between, Kind, kinds, recordOf, segmentsOf } from "./support/arbitraries.ts"
 import { errorOf, judge, laterFrames } from "./support/oracle.ts"
@@ -735,18 +736,24 @@ describe("what is not a segment", () => {
       assert.deepStrictEqual(records, parse(head).records)
     }))
 
-  it.effect("a symbolic link to a segment is that segment: read, appended to and cut", () =>
+  it.effect("a symbolic link to a segment is that segment, to be read: never written through, for its writer is another", () =>
     Effect.gen(function*() {
       const elsewhere = yield* temporaryDirectory
       const directory = yield* store({ 1: head })
       const target = NodePath.join(elsewhere, "moved")
       NFS.writeFileSync(target, concat(raw(3, "three"), noise(9)))
       NFS.symlinkSync(target, NodePath.join(directory, segmentName(2)))
-      const { records, report } = yield* openWith(directory)
-      assert.deepStrictEqual(records.map(({ txid }) => txid), [1, 2, 3])
-      assert.strictEqual(report.tail_bytes_discarded, 9)
-      yield* Effect.scoped(Effect.flatMap(Log.make({ directory }), (log) => log.append("four")))
-      assert.deepStrictEqual(new Uint8Array(NFS.readFileSync(target)), concat(raw(3, "three"), raw(4, "four")))
+      const reader = yield* Reader.make({ directory })
+      assert.deepStrictEqual((yield* Stream.runCollect(reader.stream)).map(({ txid }) => txid), [1, 2, 3])
+      for (const bytes of [concat(raw(3, "three"), noise(9)), raw(3, "three")]) {
+        NFS.writeFileSync(target, bytes)
+        const refused = yield* Effect.flip(openWith(directory))
+        assert.deepInclude(refused, { _tag: "IoError", operation: "open", code: "ELOOP" })
+        assert.deepStrictEqual(new Uint8Array(NFS.readFileSync(target)), bytes)
+      }
+      // A closed one is only read.
+      NFS.writeFileSync(NodePath.join(directory, segmentName(3)), "")
+      assert.deepStrictEqual((yield* openWith(directory)).records.map(({ txid }) => txid), [1, 2, 3])
       assert.isTrue(NFS.lstatSync(NodePath.join(directory, segmentName(2))).isSymbolicLink())
     }))
 

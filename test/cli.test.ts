@@ -142,6 +142,24 @@ describe.concurrent("a segment that was lost, or copied", Cli.patience, () => {
     assert.match(ran.err, /^datawal: warning: .*: in 00000003.dwal the txids go on with 5 after 2; .* missing.*\n$/)
   })
 
+  it.each([
+    ["put", "--key", "a", "1"],
+    ["append", "1"],
+    ["delete", "--key", "a"],
+    ["repair"],
+    ["export", "-"],
+    ["compact", "TARGET"],
+    ["salvage", "TARGET"]
+  ])("is told by %s", async (command, ...rest) => {
+    const lost = await store()
+    NFS.rmSync(NodePath.join(lost, segmentName(2)))
+    const ran = await datawal([command, lost, ...rest.map((arg) => arg === "TARGET" ? `${lost}-${command}` : arg)])
+    assert.strictEqual(ran.code, 0)
+    const told = /^datawal: warning: .*: in 00000003.dwal the txids go on with 5 after 2; .* missing.*$/m
+    assert.match(ran.err, told)
+    assert.strictEqual(ran.err.match(/go on with/g)?.length, 1, ran.err)
+  })
+
   it("is told from the first segment to the last, and a whole store is not", async () => {
     assertClean(await datawal(["verify", await store()]))
     const first = await store()

@@ -198,7 +198,7 @@ describe("a failing disk under the log", () => {
       }))
   }
 
-  it.live("a write that fails halfway leaves a torn tail that reopening cuts and keeps", () =>
+  it.live("a write that fails halfway leaves a torn tail, if that cannot be taken back, which reopening cuts and keeps", () =>
     Effect.gen(function*() {
       for (const length of [100, large]) {
         const directory = yield* temporaryDirectory
@@ -207,7 +207,7 @@ describe("a failing disk under the log", () => {
           const log = yield* Log.make({ directory })
           yield* log.append("whole")
           disk.failNext(length > 262_144 ? "append" : "appendNow", "ENOSPC", { landed: "half" })
-          disk.failNext("truncate", "EIO")
+          disk.failNext("truncate", "EIO", { times: 2 })
           yield* Effect.flip(log.append(filled("t", length)))
           return (yield* log.end).offset
         })))
@@ -226,6 +226,59 @@ describe("a failing disk under the log", () => {
           assert.deepStrictEqual(yield* payloads(log), ["whole"])
         }))
         assert.isTrue(NFS.readFileSync(NodePath.join(directory, `00000001-${offset}.torn`)).equals(tail))
+      }
+    }))
+
+  it.live("a program goes on after a failed write or sync when it is run again, as the README has it", () =>
+    Effect.gen(function*() {
+      for (const [kind, durability] of [["appendNow", "manual"], ["sync", "always"]] as const) {
+        const directory = yield* temporaryDirectory
+        const disk = new FaultyDisk()
+        let runs = 0
+        const program = Effect.gen(function*() {
+          const log = yield* Log.Log
+          runs++
+          yield* log.append(`${runs}`)
+          if (runs === 1) disk.failNext(kind, "EIO", { landed: "half" })
+          yield* log.append("work")
+          yield* log.append("done")
+        })
+        yield* program.pipe(
+          Effect.provide(Log.layer({ directory, durability })),
+          Effect.retry({ times: 3, while: ({ _tag }) => _tag === "IoError" || _tag === "WriterPoisoned" }),
+          over(disk)
+        )
+        assert.strictEqual(runs, 2)
+        const reader = yield* Reader.make({ directory })
+        const written = (yield* Stream.runCollect(reader.stream)).map(({ payload }) => text(payload))
+        assert.deepStrictEqual(written.filter((payload) => payload !== "work"), ["1", "2", "done"])
+      }
+    }))
+
+  it.live("a small write that fails halfway is taken back when the writer closes, and so is a batch", () =>
+    Effect.gen(function*() {
+      const writes: ReadonlyArray<(log: Log.Log["Service"]) => Effect.Effect<unknown, Log.WriteError>> = [
+        (log) => log.append("half"),
+        (log) => log.appendAll(["half", "of", "these"])
+      ]
+      for (const write of writes) {
+        const directory = yield* temporaryDirectory
+        const path = NodePath.join(directory, "00000001.dwal")
+        const disk = new FaultyDisk()
+        const end = yield* over(disk)(Effect.scoped(Effect.gen(function*() {
+          const log = yield* Log.make({ directory })
+          yield* log.append("whole")
+          disk.failNext("appendNow", "ENOSPC", { landed: "half" })
+          yield* Effect.flip(write(log))
+          const { offset } = yield* log.end
+          assert.isAbove(NFS.statSync(path).size, offset)
+          return offset
+        })))
+        assert.strictEqual(NFS.statSync(path).size, end)
+        yield* Effect.scoped(Effect.gen(function*() {
+          const log = yield* Log.make({ directory, policy: "strict" })
+          assert.deepStrictEqual(yield* payloads(log), ["whole"])
+        }))
       }
     }))
 

@@ -11,6 +11,7 @@ import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import * as Errors from "../src/Errors.ts"
 import * as Export from "../src/Export.ts"
+import * as Frame from "../src/Frame.ts"
 import * as Kv from "../src/Kv.ts"
 import * as Lock from "../src/Lock.ts"
 import * as Log from "../src/Log.ts"
@@ -183,7 +184,8 @@ const failWhereFull = Effect.fnUntraced(function*(disk: SmallDisk, directory: st
     assert.strictEqual(text((yield* log.read(ref)).payload), acknowledged[at])
   }
   const end = yield* log.end
-  return { ballast, whole, written, half: NFS.statSync(segment(directory, end.segment)).size - end.offset }
+  const half = NFS.statSync(segment(directory, end.segment)).size - end.offset
+  return { ballast, end, whole, written, half }
 }, Effect.scoped)
 
 const assertNothingOpen = (directory: string): void => {
@@ -250,17 +252,23 @@ for (const kind of ["tmpfs", "ext4"] as const) {
             assert.isAbove(failed.half, 0)
           }
           if (operation.stops === "taken back") assert.strictEqual(failed.half, 0)
+          const path = segment(directory, failed.end.segment)
+          assert.strictEqual(NFS.statSync(path).size, failed.end.offset, "what was left is taken back when it closes")
+          yield* Effect.scoped(Log.make({ directory, policy: "strict" }))
+          assertNothingOpen(directory)
+          free(...failed.ballast)
           if (failed.half > 0) {
-            fillUp(disk.path)
+            // As it leaves it when it is killed before it closes.
+            const frame = new Uint8Array(Frame.encodedLength(0, failed.half))
+            Frame.encodeInto(frame, 0, "Raw", failed.end.txid + 1, new Uint8Array(0), new Uint8Array(failed.half))
+            NFS.appendFileSync(path, frame.subarray(0, failed.half))
+            const ballast = fillUp(disk.path)
             const before = tree(directory)
             const error = yield* Effect.flip(Effect.scoped(Log.make({ directory })))
             assert.isTrue(isFull(error), describeError(error))
             assert.deepStrictEqual(tree(directory), before, "nothing is cut that is not copied")
-          } else {
-            yield* Effect.scoped(Log.make({ directory }))
+            free(ballast)
           }
-          assertNothingOpen(directory)
-          free(...failed.ballast)
           yield* assertRecovers(directory, failed, operation.name)
           assert.deepStrictEqual(strangers(disk.path), [])
         }))

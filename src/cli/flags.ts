@@ -10,9 +10,9 @@ import * as Primitive from "effect/cli/Primitive"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import type { LimitExceeded } from "../Errors.ts"
+import { base64 } from "../internal/bytes.ts"
 import { keyLimit } from "../internal/entries.ts"
 import { wrongUsage } from "./failure.ts"
-import { base64 } from "./render.ts"
 import { schema } from "./schema.ts"
 
 /** A description in lines that fit a terminal: the help indents it by two and does not wrap it. */

@@ -7,13 +7,12 @@ import * as Effect from "effect/Effect"
 import * as Stream from "effect/Stream"
 import type { CorruptSegment, CorruptTail } from "../Errors.ts"
 import type { LogRecord } from "../Frame.ts"
-import { type Counted, countGap, describeGap, type Gap } from "../internal/counted.ts"
 import type * as Kv from "../Kv.ts"
 import type * as Reader from "../Reader.ts"
 import * as Recovery from "../Recovery.ts"
 import { type Failure, isCorruption, tornReport } from "./failure.ts"
 import * as Flags from "./flags.ts"
-import { type Output, printFields, warn } from "./output.ts"
+import { printFields } from "./output.ts"
 import * as Progress from "./progress.ts"
 import { schema } from "./schema.ts"
 import { openKvReader, openLog, openReader, requireStore } from "./store.ts"
@@ -25,17 +24,15 @@ type Tail = Pick<RecoveryReport, "tail_truncated" | "tail_bytes_discarded">
 const noTail: Tail = { tail_truncated: 0, tail_bytes_discarded: 0 }
 
 /** How far a reading has come: what can still be said when corruption ends it. */
-class Seen implements Counted {
+class Seen {
   records = 0
   bytes = 0
   txid = 0
-  gap?: Gap
   segment = 0
   offset = 0
 
   add(records: ReadonlyArray<LogRecord>): void {
     for (const record of records) {
-      if (record.offset === 0) countGap(this, record.segment, record.txid)
       this.records++
       this.bytes += record.len
       this.txid = Math.max(this.txid, record.txid)
@@ -67,16 +64,9 @@ const tapCorruption =
   ): Effect.Effect<A, E | Failure, R | R2> =>
     Effect.tapError(effect, (error) => isCorruption(error) ? f(error) : Effect.void)
 
-/** Says what is strange about what was read, and raises what a report is not clean about. */
-const settle = Effect.fnUntraced(function*(
-  store: string,
-  report: RecoveryReport,
-  { gap }: Seen
-): Effect.fn.Return<void, Failure, Output> {
-  if (gap !== undefined) yield* warn(describeGap(store, gap))
-  const torn = tornReport(store, report)
-  if (torn !== undefined) return yield* torn
-})
+/** Raises what a report is not clean about. */
+const settle = (store: string, report: RecoveryReport): Effect.Effect<void, Failure> =>
+  Effect.suspend(() => tornReport(store, report) ?? Effect.void)
 
 // A sound log has neither; a corrupt one has the one that ended the reading.
 const damageCounts = (corruption: Corruption | undefined) => {
@@ -111,7 +101,7 @@ export const report = Command.make(
       tapCorruption((error) => say(Recovery.makeReport(files, seen), error))
     )
     yield* say(found)
-    yield* settle(store, found, seen)
+    yield* settle(store, found)
   }, Effect.scoped)
 ).pipe(
   Command.withDescription(
@@ -146,7 +136,7 @@ export const verify = Command.make(
       tapCorruption(({ reason }) => say(noTail, reason === "CrcMismatch" ? 1 : 0))
     )
     yield* say(found, 0)
-    yield* settle(store, found, seen)
+    yield* settle(store, found)
   }, Effect.scoped)
 ).pipe(
   Command.withDescription(
@@ -193,7 +183,7 @@ export const check = Command.make(
       tapCorruption((error) => say(found, error))
     )
     yield* say(found)
-    yield* settle(store, found, seen)
+    yield* settle(store, found)
   }, Effect.scoped)
 ).pipe(
   Command.withDescription(

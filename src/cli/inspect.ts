@@ -6,11 +6,11 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Stream from "effect/Stream"
 import type { LogRecord } from "../Frame.ts"
+import { base64 } from "../internal/bytes.ts"
 import { Failure, wrongUsage } from "./failure.ts"
 import * as Flags from "./flags.ts"
 import { Output, printLine, printRecords } from "./output.ts"
 import {
-  base64,
   type BytesOptions,
   field,
   frameLine,

@@ -3,6 +3,7 @@
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as NodeServices from "@effect/platform-node/NodeServices"
+import * as Arr from "effect/Array"
 import * as Cause from "effect/Cause"
 import * as CliConfig from "effect/cli/CliConfig"
 import type * as CliError from "effect/cli/CliError"
@@ -12,6 +13,8 @@ import * as GlobalFlag from "effect/cli/GlobalFlag"
 import * as Data from "effect/Data"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as Logger from "effect/Logger"
+import * as LogLevel from "effect/LogLevel"
 import * as References from "effect/References"
 import * as Runtime from "effect/Runtime"
 import manifest from "../../package.json" with { type: "json" }
@@ -70,12 +73,30 @@ const presenter = Layer.effect(
   }))
 )
 
-// No wizard and no log level: neither is of use here, and what the library logs is for programs.
+// Of what the library logs, the warnings, each once: they say what nothing else would.
+const loggers = Layer.effect(
+  References.CurrentLoggers,
+  Effect.map(Output.Output, ({ note }) => {
+    const told = new Set<string>()
+    return new Set([
+      Logger.make<unknown, void>(({ logLevel, message }) => {
+        const parts = Arr.ensure(message).map((part) => part instanceof Error ? part.message : String(part))
+        const line = `datawal: warning: ${parts.join(": ")}`
+        if (!LogLevel.isGreaterThanOrEqualTo(logLevel, "Warn") || told.has(line)) return
+        told.add(line)
+        Effect.runFork(note(line))
+      })
+    ])
+  })
+)
+
+// No wizard and no log level: neither is of use here.
 const { Completions, Help, Version } = GlobalFlag
 
-const services = presenter.pipe(
-  Layer.merge(CliConfig.layer({ builtIns: [Help, Version, Completions] })),
-  Layer.merge(Layer.succeed(References.CurrentLoggers, new Set()))
+const services = Layer.mergeAll(
+  presenter,
+  loggers,
+  CliConfig.layer({ builtIns: [Help, Version, Completions] })
 )
 
 class Exited extends Data.Error<{ readonly code: number }> {

@@ -18,8 +18,6 @@ export const shown_bytes_max = 64
 
 const bufferOf = (bytes: Uint8Array): Buffer => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 
-export const base64 = (bytes: Uint8Array): string => bufferOf(bytes).toString("base64")
-
 /** 0x20 to 0x7E, and tab: what no terminal takes for a command. */
 export const isPrintable = (bytes: Uint8Array): boolean => {
   for (const byte of bytes) {

@@ -22,6 +22,15 @@ export const ownBytes = (bytes: Uint8Array): Uint8Array => new Uint8Array(bytes)
 export const plainBytes = (bytes: Uint8Array): Uint8Array =>
   bytes.constructor === Uint8Array ? bytes : new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 
+/** Whether `bytes[from, to)` holds nothing but zeros. */
+export const areZeros = (bytes: Uint8Array, from: number, to: number): boolean => {
+  for (let at = from; at < to; at++) if (bytes[at] !== 0) return false
+  return true
+}
+
+export const base64 = (bytes: Uint8Array): string =>
+  Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("base64")
+
 /** Below this many bytes a loop is faster than a view and a copy by V8. */
 const looped_bytes_max = 512
 

@@ -1,10 +1,12 @@
 /** What is counted of the records that are read, and whether a segment is missing among them. */
+import * as Effect from "effect/Effect"
 import * as Frame from "../Frame.ts"
 import { segmentName } from "../Recovery.ts"
 import type { Frames } from "./frames.ts"
+import { ofStore } from "./storeLogs.ts"
 
 /** A segment whose txids do not go on where those before it end: one is missing there, or is there twice. */
-export interface Gap {
+export interface Jump {
   readonly segment: number
   readonly after: number
   readonly txid: number
@@ -15,25 +17,32 @@ export interface Counted {
   records: number
   txid: number
   /** The first there is. */
-  gap?: Gap
+  jump?: Jump
 }
 
 /** Adds frames to what a report is made of. */
 export const count = (counted: Counted, frames: Frames): void => {
-  if (frames.base === 0) countGap(counted, frames.segment, Frame.txidAt(frames.view, 0))
+  if (frames.base === 0) countJump(counted, frames.segment, Frame.txidAt(frames.view, 0))
   counted.records += frames.count
   counted.txid = Math.max(counted.txid, frames.highest)
 }
 
 /** Looks whether a segment that begins with that txid goes on where those before it end. */
-export const countGap = (counted: Counted, segment: number, txid: number): void => {
+export const countJump = (counted: Counted, segment: number, txid: number): void => {
   // A log may begin with any.
   if (txid === counted.txid + 1 || (segment === 1 && counted.records === 0)) return
-  counted.gap ??= { segment, after: counted.txid, txid }
+  counted.jump ??= { segment, after: counted.txid, txid }
 }
 
-export const describeGap = (directory: string, { after, segment, txid }: Gap): string =>
-  `${directory}: in ${segmentName(segment)} the txids go on with ${txid} after ${after}; ` +
-  (txid > after
+/** Logs it: no byte is damaged, and nothing else would show it. */
+export const warnOfJump = (directory: string, jump: Jump | undefined): Effect.Effect<void> => {
+  if (jump === undefined) return Effect.void
+  const { after, segment, txid } = jump
+  const what = txid > after
     ? "records before it are missing: was a segment lost?"
-    : "records are there twice: was a segment copied?")
+    : "records are there twice: was a segment copied?"
+  return ofStore(
+    directory,
+    Effect.logWarning(`${directory}: in ${segmentName(segment)} the txids go on with ${txid} after ${after}; ${what}`)
+  )
+}

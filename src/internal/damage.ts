@@ -9,6 +9,7 @@ import * as Effect from "effect/Effect"
 import * as Disk from "../Disk.ts"
 import type { DamageReason, IoError } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
+import { areZeros } from "./bytes.ts"
 import { countLaterFrames } from "./laterFrames.ts"
 
 /** The unit in which a disk writes, or does not write. */
@@ -96,7 +97,7 @@ const unwrittenHeader = Effect.fnUntraced(function*(
   // All of the opening is there: what is wrong stands behind it, and was written.
   if (written >= Frame.opening.length) return "written"
   if (written < bytes.length) {
-    return !zeros(bytes, written, bytes.length) ? "written" : written === 0 ? "unwritten" : "cut"
+    return !areZeros(bytes, written, bytes.length) ? "written" : written === 0 ? "unwritten" : "cut"
   }
   return (yield* isZeros(file, boundary, Math.min(nextSector(boundary), size))) ? "unwritten" : "written"
 })
@@ -110,17 +111,10 @@ export const isZeros = Effect.fnUntraced(function*(
   const bytes = new Uint8Array(Math.min(chunk_bytes, end - start))
   for (let at = start; at < end; at += bytes.length) {
     const count = yield* Disk.readFully(file, bytes, 0, Math.min(bytes.length, end - at), at)
-    if (!zeros(bytes, 0, count)) return false
+    if (!areZeros(bytes, 0, count)) return false
   }
   return true
 })
-
-const zeros = (bytes: Uint8Array, start: number, end: number): boolean => {
-  for (let at = start; at < end; at++) {
-    if (bytes[at] !== 0) return false
-  }
-  return true
-}
 
 /**
  * Whether a sector that the frame `file[start, end)` reaches into was never written: its bytes are zeros from the
@@ -140,7 +134,7 @@ const hasUnwrittenSector = Effect.fnUntraced(function*(
     const count = yield* Disk.readFully(file, bytes, 0, until - at, at)
     if (count === 0) return false
     for (let sector = at; sector < at + count; sector = nextSector(sector)) {
-      if (zeros(bytes, sector - at, Math.min(nextSector(sector), at + count) - at)) return true
+      if (areZeros(bytes, sector - at, Math.min(nextSector(sector), at + count) - at)) return true
     }
     at += count
   }

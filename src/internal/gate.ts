@@ -6,7 +6,7 @@
  */
 import * as Effect from "effect/Effect"
 
-/** Somebody who waits, from the step in which he asked. */
+/** Somebody who waits, from the step that asked. */
 class Waiter<E> {
   isGiven = false
   #answer: Effect.Effect<void, E> | undefined

@@ -8,7 +8,7 @@
  *
  * Memory: a text of 64 KiB, or of one longer line, in bytes and as a string, and what it stands for.
  */
-import { copyBytes } from "./bytes.ts"
+import { areZeros, copyBytes } from "./bytes.ts"
 import type { Line } from "./lines.ts"
 import type { PutBuffer } from "./putBuffer.ts"
 import { line_end, line_middle, line_start, type Pair } from "./recordLine.ts"
@@ -37,11 +37,6 @@ const kept_text_bytes_max = 1_048_576
 
 const standsAt = (bytes: Uint8Array, at: number, what: Uint8Array): boolean => {
   for (let index = 0; index < what.length; index++) if (bytes[at + index] !== what[index]) return false
-  return true
-}
-
-const areZeros = (bytes: Uint8Array, from: number, to: number): boolean => {
-  for (let at = from; at < to; at++) if (bytes[at] !== 0) return false
   return true
 }
 

@@ -13,7 +13,7 @@ import { PutBuffer } from "./putBuffer.ts"
 import { limitError, type Pair, parse } from "./recordLine.ts"
 import { ofStore } from "./storeLogs.ts"
 
-const left_out = "an import was interrupted while another had the store to himself: its last lines are not stored"
+const left_out = "an import was interrupted while another had the store to itself: its last lines are not stored"
 
 export class Import {
   readonly #kv: KvService
@@ -65,7 +65,7 @@ export class Import {
 
   /**
    * Makes durable what came before whatever ended the lines, unless it was a write that failed. An interruption waits
-   * for nobody who has the store to himself: then what was read last is not stored.
+   * for nobody who has the store alone: then what was read last is not stored.
    */
   readonly sync = (isInterrupted: boolean): Effect.Effect<void, WriteError> =>
     Effect.suspend(() => {

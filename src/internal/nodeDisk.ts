@@ -44,10 +44,11 @@ const { O_APPEND, O_CREAT, O_EXCL, O_NOFOLLOW, O_RDONLY, O_RDWR } = NFS.constant
 
 const openFlags: { readonly [Mode in OpenMode]: number } = {
   read: O_RDONLY,
-  append: O_RDWR | O_APPEND,
+  // Never through a link: the file is another directory's, whose lock is another.
+  append: O_RDWR | O_APPEND | O_NOFOLLOW,
   create: O_RDWR | O_APPEND | O_CREAT | O_EXCL,
   // Not O_APPEND, with which Linux ignores the position of a write.
-  update: O_RDWR
+  update: O_RDWR | O_NOFOLLOW
 }
 
 /** Whether the path still names that very file. */

@@ -126,6 +126,9 @@ const makeParts = (
   }
 }
 
+/** A record that is told by its type. */
+type KeyRecord = Exclude<Log.RecordInput, Bytes>
+
 const makeWrite = (
   log: Log.LogService,
   logParts: LogParts,
@@ -138,13 +141,12 @@ const makeWrite = (
   const { parts, read } = makeRead(source, log.report, projection, segments, closed)
   const inTurn = takeTurns(logParts)
   // Others may have written while it waited for its turn.
-  const writeInTurn = (record: Exclude<Log.RecordInput, Bytes>): Effect.Effect<Log.RecordRef, Log.WriteError> =>
+  const writeInTurn = (record: KeyRecord): Effect.Effect<Log.RecordRef, Log.WriteError> =>
     inTurn(() => {
       const full = record.type === "Put" ? noRoomForKey(projection, toBytes(record.key)) : undefined
       return full === undefined ? writeNext(record) : Effect.fail(full)
     }, recordLimit(toEntry(record)))
-  const write = (record: Exclude<Log.RecordInput, Bytes>) =>
-    (turn.isHeld ? undefined : appendNow(record)) ?? writeInTurn(record)
+  const write = (record: KeyRecord) => (turn.isHeld ? undefined : appendNow(record)) ?? writeInTurn(record)
   const modifyEffect: KvService["modifyEffect"] = (key, f) =>
     settled(Effect.suspend(() => {
       // The caller may use its memory again before the value has been read.

@@ -6,7 +6,7 @@ import type * as Scope from "effect/Scope"
 import * as Sink from "effect/Sink"
 import * as Stream from "effect/Stream"
 import * as Disk from "../Disk.ts"
-import type { CorruptSegment, InvalidPosition, IoError } from "../Errors.ts"
+import { type CorruptSegment, type InvalidPosition, IoError } from "../Errors.ts"
 import type * as Frame from "../Frame.ts"
 import * as Lock from "../Lock.ts"
 import type { Appended, LogService, OpenError, Options, RecordInput } from "../Log.ts"
@@ -14,7 +14,7 @@ import * as Recovery from "../Recovery.ts"
 import { plainBytes, unshared } from "./bytes.ts"
 import { closedError } from "./closed.ts"
 import { closeOnFailure } from "./closeOnFailure.ts"
-import { describeGap } from "./counted.ts"
+import { warnOfJump } from "./counted.ts"
 import { type Damage, isDamage } from "./damage.ts"
 import { entriesOf, repeatable, toEntry } from "./entries.ts"
 import { type Frames, recordsOf } from "./frames.ts"
@@ -65,11 +65,12 @@ const open = Effect.fnUntraced(function*(
   const { durability = "manual" } = options
   const chunkSize = options.chunkSize ?? Recovery.chunk_bytes_default
   const disk = yield* Disk.Disk
+  if (options.createIfMissing === false) yield* requireSegments(options.directory)
   const lock = yield* Lock.acquire(options.directory, { wait: options.waitForLock })
   // From here on it is this directory, wherever the process goes and links lead.
   const { directory } = lock
   const policy = options.policy ?? "repair"
-  const { gap, report, segments } = yield* recover(disk, directory, {
+  const { jump, report, segments } = yield* recover(disk, directory, {
     lock,
     policy,
     chunkSize,
@@ -78,7 +79,7 @@ const open = Effect.fnUntraced(function*(
     resume: policy === "repair" ? resume : undefined
   })
   yield* logCut(directory, report)
-  if (gap !== undefined) yield* ofStore(directory, Effect.logWarning(describeGap(directory, gap)))
+  yield* warnOfJump(directory, jump)
   const home = yield* withinHome(disk, directory, lock)
   const files = new SegmentFiles(home, directory, cacheSize)
   yield* Effect.addFinalizer(() => files.closeAll)
@@ -108,6 +109,12 @@ const open = Effect.fnUntraced(function*(
   registerLog(log, parts)
   return { log, parts, lock }
 })
+
+const requireSegments = (directory: string): Effect.Effect<void, IoError> =>
+  Effect.flatMap(Recovery.listSegments(directory), (ids) =>
+    ids.length > 0 ? Effect.void : Effect.fail(
+      new IoError({ operation: "open", path: directory, code: "ENOENT", cause: "it holds no segments" })
+    ))
 
 // The report says so, too. It is no warning: after a crash a torn tail is what there should be.
 const logCut = (directory: string, report: Recovery.RecoveryReport): Effect.Effect<void> => {

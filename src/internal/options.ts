@@ -29,11 +29,15 @@ export const readerOptionsError = ({ chunkSize, directory }: Reader.Options): In
   directoryError(directory) ?? wholeBytesError("chunkSize", chunkSize)
 
 export const logOptionsError = (options: Log.Options): InvalidOptions | undefined => {
-  const { durability, policy, segmentSize } = options
+  const { createIfMissing, durability, policy, segmentSize } = options
   const invalid = wholeBytesError("segmentSize", segmentSize) ?? readerOptionsError(options)
   if (invalid !== undefined) return invalid
   if (policy !== undefined && policy !== "repair" && policy !== "strict" && policy !== "prefix") {
     return refuse(`policy is repair, strict or prefix, not ${String(policy)}`)
+  }
+  // What a variable of the environment says is a string, and none of those is false.
+  if (createIfMissing !== undefined && typeof createIfMissing !== "boolean") {
+    return refuse(`createIfMissing is true or false, not ${String(createIfMissing)}`)
   }
   if (durability === undefined || durability === "manual" || durability === "always") return undefined
   const interval = Duration.fromInput(durability)

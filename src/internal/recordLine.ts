@@ -6,11 +6,9 @@ import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import { InvalidLine } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
+import { base64 } from "./bytes.ts"
 import { recordLimit } from "./entries.ts"
 import type { Line } from "./lines.ts"
-
-const base64 = (bytes: Uint8Array): string =>
-  Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("base64")
 
 const fromBase64 = (text: string): Uint8Array => Buffer.from(text, "base64")
 

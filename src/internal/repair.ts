@@ -14,7 +14,7 @@ import { type CorruptSegment, type CorruptTail, IoError } from "../Errors.ts"
 import type { Lock, Unsynced } from "../Lock.ts"
 import * as Recovery from "../Recovery.ts"
 import { replaceFile, temporaryPath } from "./beside.ts"
-import { count, type Counted, type Gap } from "./counted.ts"
+import { count, type Counted, type Jump } from "./counted.ts"
 import { createSegment } from "./createSegment.ts"
 import { type Damage, isZeros } from "./damage.ts"
 import type { Frames } from "./frames.ts"
@@ -57,7 +57,7 @@ export interface Recovered {
   readonly report: Recovery.RecoveryReport
   readonly segments: ReadonlyArray<{ readonly id: number; readonly bytes: number }>
   /** In what was read. */
-  readonly gap: Gap | undefined
+  readonly jump: Jump | undefined
 }
 
 export const recover = Effect.fnUntraced(function*(
@@ -85,7 +85,7 @@ export const recover = Effect.fnUntraced(function*(
   if (options.lock.unsynced !== undefined) {
     yield* makeDurable(disk, directory, options.lock, options.lock.unsynced, segments)
   }
-  return { report: Recovery.makeReport(ids.length, counted, damage, tornFile), segments, gap: counted.gap }
+  return { report: Recovery.makeReport(ids.length, counted, damage, tornFile), segments, jump: counted.jump }
 })
 
 interface Read {

@@ -69,6 +69,8 @@ export class Writer {
   #view = new DataView(this.#buffer.buffer)
   #busy = false
   #refusal: WriterPoisoned | IoError | undefined
+  /** A write has failed, and may have left a part of a frame. */
+  #hasPart = false
   #file: Disk.DiskFile
   #segment: number
   #offset: number
@@ -164,10 +166,8 @@ export class Writer {
     const bytes = freshBytes(length)
     const keyEnd = Frame.header_bytes + entry.key.length
     Frame.encodeInto(bytes, 0, entry.type, this.#txid + 1, entry.key, entry.payload)
-    // What is left of it would be cut when the log is opened again, for which a full disk has no room: see `repair.ts`.
-    // And if there are whole frames in the payload, it would not be cut at all.
-    const takeBack = Effect.suspend(() => Effect.ignore(this.#file.truncate(this.#offset)))
-    yield* this.#guard(Effect.tapError(Disk.appendFully(this.#file, bytes, 0, length), () => takeBack))
+    // At once: if there are whole frames in the payload, the part that is left would not be cut at the next opening.
+    yield* this.#guard(Effect.tapError(Disk.appendFully(this.#file, bytes, 0, length), () => this.#takeBack))
     // What the file has, not what the caller's memory holds by now.
     const key = bytes.subarray(Frame.header_bytes, keyEnd)
     const payload = bytes.subarray(keyEnd, length - Frame.crc_bytes)
@@ -329,6 +329,9 @@ export class Writer {
     return failed === undefined ? Exit.succeed(this.#written(entry, length)) : Exit.fail(this.#poison(failed))
   }
 
+  /** Cuts off what a failed write has left: the next opening would have to copy it, for which a full disk has no room. */
+  readonly #takeBack: Effect.Effect<void> = Effect.suspend(() => Effect.ignore(this.#file.truncate(this.#offset)))
+
   #written(entry: Entry, len: number): RecordRef {
     const ref = { segment: this.#segment, offset: this.#offset, len, txid: ++this.#txid }
     this.#offset += len
@@ -459,6 +462,7 @@ export class Writer {
       }
       this.#refusal = closedError("write", this.#start.directory)
       if (this.#committing !== undefined) yield* Deferred.await(this.#committing)
+      if (this.#hasPart) yield* this.#takeBack
     }))
   )
 
@@ -489,6 +493,7 @@ export class Writer {
   /** From here on nothing is written: the first failure is the one that later calls name. */
   #poison(cause: IoError): IoError {
     const { code, operation, path } = cause
+    this.#hasPart ||= operation === "write"
     this.#refusal ??= new WriterPoisoned({ directory: this.#start.directory, operation, path, code, cause })
     return cause
   }
