@@ -63,6 +63,8 @@ export interface DiskFile {
    * file has no name any more: then nobody will find what it holds.
    */
   readonly sync: Effect.Effect<void, IoError>
+  /** Whether the path still names this very file. */
+  readonly isCurrent: Effect.Effect<boolean, IoError>
   /** Never fails: there is nothing left to do about it. */
   readonly close: Effect.Effect<void>
 }

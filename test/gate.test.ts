@@ -26,6 +26,22 @@ describe("the gate", () => {
       assert.isFalse(gate.isHeld)
     }))
 
+  it.effect("lets a few through at a time, if it is told to, in the order they came", () =>
+    Effect.gen(function*() {
+      const gate = new Gate(3)
+      const begun: Array<number> = []
+      let [inside, most] = [0, 0]
+      const step = (at: number) =>
+        gate.hold(Effect.gen(function*() {
+          begun.push(at)
+          most = Math.max(most, ++inside)
+          for (let turn = at % 4; turn > 0; turn--) yield* Effect.yieldNow
+          inside--
+        }))
+      yield* Effect.forEach(numbers(100), step, many)
+      assert.deepStrictEqual([begun, most, inside, gate.isHeld], [numbers(100), 3, 0, false])
+    }))
+
   it.effect("lets the next one in behind a failure, a defect and an interruption", () =>
     Effect.gen(function*() {
       const gate = new Gate()

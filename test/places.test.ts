@@ -1,6 +1,6 @@
 /** A store stays the directory it was opened in, whatever becomes of the process's own directory and of links. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, References, Stream } from "effect"
+import { Effect, Fiber, References, Stream } from "effect"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import { pathToFileURL } from "node:url"
@@ -225,6 +225,65 @@ describe("a store whose directory is replaced while it is read", () => {
     })))
 })
 
+describe("a directory that is replaced by an empty one", () => {
+  it.live("is not told to readers as an empty log", () =>
+    withoutLogs(Effect.gen(function*() {
+      const { a: directory, root } = yield* twoPlaces
+      yield* Effect.scoped(Effect.flatMap(Log.make({ directory }), (log) => log.append("one")))
+      const reader = yield* Reader.make({ directory })
+      const following = yield* Effect.forkChild(
+        Stream.runDrain(reader.follow({ segment: 1, offset: 0 }, { every: "1 millis" })),
+        { startImmediately: true }
+      )
+      yield* Effect.sleep("5 millis")
+      NFS.renameSync(directory, NodePath.join(root, "moved"))
+      yield* isStale(reader.segments)
+      NFS.mkdirSync(directory)
+      yield* isStale(reader.segments)
+      yield* isStale(reader.inspect())
+      yield* isStale(Stream.runDrain(reader.stream))
+      yield* isStale(Stream.runDrain(reader.streamFrom({ segment: 2, offset: 0 })))
+      yield* isStale(Fiber.join(following))
+    })))
+})
+
+describe("a working directory that was removed", () => {
+  it.effect("is no obstacle to what has a path from the root, and a relative one is ENOENT", () =>
+    Effect.gen(function*() {
+      const root = yield* temporaryDirectory
+      const { code, stderr, stdout } = yield* run(process.execPath, [
+        "--input-type=module",
+        "-e",
+        `
+        import { mkdirSync, rmdirSync } from "node:fs"
+        const { Effect } = await import(${JSON.stringify(import.meta.resolve("effect"))})
+        const library = ${JSON.stringify(pathToFileURL(NodePath.resolve("dist/index.js")).href)}
+        const { Export, Kv, Salvage } = await import(library)
+        const root = ${JSON.stringify(root)}
+        mkdirSync(root + "/gone")
+        process.chdir(root + "/gone")
+        await Effect.runPromise(Effect.scoped(Effect.gen(function*() {
+          const kv = yield* Kv.make({ directory: root + "/store" })
+          yield* kv.put("a", "1")
+          rmdirSync(root + "/gone")
+          for (const place of [root + "/", ""]) {
+            const runs = [
+              kv.compactTo(place + "compacted"),
+              Salvage.toStore(root + "/store", place + "salvaged"),
+              Export.toFile(kv, place + "exported")
+            ]
+            for (const run of runs) {
+              console.log(yield* Effect.match(run, { onSuccess: () => "done", onFailure: ({ code }) => code }))
+            }
+          }
+        })))
+      `
+      ])
+      assert.strictEqual(code, 0, stderr)
+      assert.deepStrictEqual(stdout.trim().split("\n"), ["done", "done", "done", "ENOENT", "ENOENT", "ENOENT"])
+    }))
+})
+
 describe("a directory that is removed while it is open", () => {
   // ext4 gives the number of one that is gone to the next that is made, more often than not.
   it.effect("leaves its number to none that is made in its place", () =>
@@ -275,10 +334,23 @@ describe("a segment that is removed or replaced under its writer", () => {
   it.effect("is called durable by no sync: nobody would find it", () =>
     withoutLogs(Effect.gen(function*() {
       for (
-        const spoil of [NFS.rmSync, (path: string) => {
-          NFS.writeFileSync(`${path}.new`, NFS.readFileSync(path))
-          NFS.renameSync(`${path}.new`, path)
-        }]
+        const spoil of [
+          NFS.rmSync,
+          (path: string) => {
+            NFS.writeFileSync(`${path}.new`, NFS.readFileSync(path))
+            NFS.renameSync(`${path}.new`, path)
+          },
+          // As `cp -al` leaves it.
+          (path: string) => {
+            NFS.linkSync(path, `${path}.backup`)
+            NFS.rmSync(path)
+          },
+          (path: string) => {
+            NFS.renameSync(path, `${path}.aside`)
+            NFS.copyFileSync(`${path}.aside`, path)
+          },
+          (path: string) => NFS.renameSync(path, `${path}.aside`)
+        ]
       ) {
         const directory = yield* temporaryDirectory
         const kv = yield* Kv.make({ directory })

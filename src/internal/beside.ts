@@ -7,7 +7,7 @@ import * as Effect from "effect/Effect"
 import * as Crypto from "node:crypto"
 import * as NodePath from "node:path"
 import * as Disk from "../Disk.ts"
-import { type IoError, TargetRefused } from "../Errors.ts"
+import { IoError, TargetRefused } from "../Errors.ts"
 
 /** A path beside a target: hidden, and random, so that it can be nobody else's. */
 export const temporaryPath = (target: string): string => {
@@ -15,6 +15,13 @@ export const temporaryPath = (target: string): string => {
   const random = Crypto.randomBytes(9).toString("base64url")
   return NodePath.join(NodePath.dirname(target), `.${name}.${random}.tmp`)
 }
+
+/** The path from the root. What is relative leads nowhere once the working directory has been removed. */
+export const absolutePath = (path: string): Effect.Effect<string, IoError> =>
+  Effect.try({
+    try: () => NodePath.resolve(path),
+    catch: (cause) => new IoError({ operation: "resolve", path, code: "ENOENT", cause })
+  })
 
 /**
  * Makes the directory of a target, and makes it durable: the path of the target in it, whatever becomes of links.
@@ -25,7 +32,7 @@ export const targetPath = Effect.fnUntraced(function*(
   path: string,
   source: string
 ): Effect.fn.Return<string, IoError | TargetRefused> {
-  const given = NodePath.resolve(path)
+  const given = yield* absolutePath(path)
   const there = yield* realAncestor(disk, NodePath.dirname(given))
   const down = NodePath.relative(source, there)
   if (down !== ".." && !down.startsWith(`..${NodePath.sep}`)) {

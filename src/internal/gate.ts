@@ -1,5 +1,5 @@
 /**
- * One at a time, in the order they came.
+ * One at a time, or a few, in the order they came.
  *
  * Effect's own semaphore looks at everyone who waits whenever somebody lets go: ten thousand puts at once would spend
  * most of their time on that; forty thousand took more than a minute.
@@ -24,25 +24,32 @@ class Waiter<E> {
 }
 
 export class Gate<E = never> {
-  #isHeld = false
+  readonly #limit: number
+  #held = 0
   #isWaking = false
   #refused: Effect.Effect<never, E> | undefined
   readonly #waiting = new Set<Waiter<E>>()
   /** Goes on where it was, past those that were deleted, and on to those that come: the first who waits is next. */
   #order = this.#waiting.values()
 
-  get isHeld(): boolean {
-    return this.#isHeld
+  /** Lets so many through at a time. */
+  constructor(limit = 1) {
+    this.#limit = limit
   }
 
-  /** Runs the effect while nobody else holds the gate. The wait for it can be interrupted, and leaves no trace then. */
+  /** Whether whoever comes now must wait. */
+  get isHeld(): boolean {
+    return this.#held === this.#limit
+  }
+
+  /** Runs the effect while no more than the others hold the gate. The wait for it can be interrupted, and leaves no trace then. */
   hold<A, E2, R>(effect: Effect.Effect<A, E2, R>): Effect.Effect<A, E | E2, R> {
     return Effect.uninterruptibleMask((restore) =>
       Effect.suspend(() => {
         if (this.#refused !== undefined) return this.#refused
         const held = Effect.ensuring(restore(effect), this.#leave)
-        if (!this.#isHeld && this.#waiting.size === 0) {
-          this.#isHeld = true
+        if (!this.isHeld && this.#waiting.size === 0) {
+          this.#held++
           return held
         }
         const waiter = new Waiter<E>()
@@ -71,18 +78,19 @@ export class Gate<E = never> {
   }
 
   readonly #leave: Effect.Effect<void> = Effect.sync(() => {
-    this.#isHeld = false
+    this.#held--
     // Whoever is answered runs in this very step, and may let go in it: that goes on here, not one call deeper.
     if (this.#isWaking) return
     this.#isWaking = true
-    while (!this.#isHeld) {
+    while (!this.isHeld) {
       const { done, value: next } = this.#order.next()
       if (done === true) {
         this.#order = this.#waiting.values()
         break
       }
       this.#waiting.delete(next)
-      this.#isHeld = next.isGiven = true
+      this.#held++
+      next.isGiven = true
       next.answer(Effect.void)
     }
     this.#isWaking = false

@@ -1,13 +1,14 @@
 /** A store stays the directory it was opened in: what is read by name is read there, or not at all. */
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
-import { Disk, type DiskService, openScoped } from "../Disk.ts"
+import { Disk, type DiskFile, type DiskService, type LockFile, openScoped } from "../Disk.ts"
 import { IoError } from "../Errors.ts"
 
 /**
- * The disk, but a file in that directory is opened for reading only while the path still leads to the directory that it
- * leads to now; else that is `ESTALE`. A file of another store may well hold a sound record of that key and length at
- * that place. A writer's lock tells as well, also where a directory's inode gets another number in time.
+ * The disk, but a file in that directory is opened for reading, and the directory listed, only while the path still leads
+ * to the directory that it leads to now; else that is `ESTALE`. A file of another store may well hold a sound record of
+ * that key and length at that place. A writer's lock tells as well, also where a directory's inode gets another number
+ * in time.
  *
  * The directory is kept open as long as the scope: while it is, no directory that is made in its place gets its number.
  */
@@ -25,9 +26,9 @@ export const withinHome = (
         error.code === "ENOENT" || error.code === "ENOTDIR" ? Effect.succeed(false) : Effect.fail(error)
       )
     )
-    const stale = (path: string) =>
+    const stale = (operation: string, path: string) =>
       new IoError({
-        operation: "open",
+        operation,
         path,
         code: "ESTALE",
         cause: "the store has been moved, or replaced by another"
@@ -36,15 +37,48 @@ export const withinHome = (
       ...disk,
       open: (path, mode) =>
         mode !== "read" ? disk.open(path, mode) : Effect.uninterruptible(Effect.matchEffect(disk.open(path, mode), {
-          onFailure: (error) => Effect.flatMap(isHome, (is) => Effect.fail(is ? error : stale(path))),
+          onFailure: (error) => Effect.flatMap(isHome, (is) => Effect.fail(is ? error : stale("open", path))),
           onSuccess: (file) =>
             isHome.pipe(
-              Effect.flatMap((is) => is ? Effect.succeed(file) : Effect.fail(stale(path))),
+              Effect.flatMap((is) => is ? Effect.succeed(file) : Effect.fail(stale("open", path))),
               Effect.tapError(() => file.close)
             )
-        }))
+        })),
+      list: (path) =>
+        Effect.matchEffect(disk.list(path), {
+          onFailure: (error) => Effect.flatMap(isHome, (is) => Effect.fail(is ? error : stale("list", path))),
+          onSuccess: (entries) =>
+            Effect.flatMap(isHome, (is) => is ? Effect.succeed(entries) : Effect.fail(stale("list", path)))
+        })
     }
   })
+
+/** Fails with `ESTALE` where the path leads to another directory by now than the one whose lock this is. */
+export const atHome = (
+  lock: Pick<LockFile, "isCurrent">,
+  operation: string,
+  path: string
+): Effect.Effect<void, IoError> =>
+  Effect.flatMap(lock.isCurrent, (isCurrent) =>
+    isCurrent
+      ? Effect.void
+      : Effect.fail(new IoError({ operation, path, code: "ESTALE", cause: "its lock file was replaced" })))
+
+/**
+ * Fails with `ESTALE` where the lock is the directory's still, and the file is not: it was moved, removed or replaced, and
+ * what is durable in it will be found by nobody. What cannot be told is no failure; a directory that was moved as a
+ * whole has its file.
+ */
+export const inPlace = (file: DiskFile, lock: Pick<LockFile, "isCurrent">): Effect.Effect<void, IoError> =>
+  Effect.flatMap(Effect.orElseSucceed(file.isCurrent, () => true), (isCurrent) =>
+    isCurrent
+      ? Effect.void
+      : Effect.flatMap(Effect.orElseSucceed(lock.isCurrent, () => false), (isHome) =>
+        isHome
+          ? Effect.fail(
+            new IoError({ operation: "sync", path: file.path, code: "ESTALE", cause: "the file was moved or replaced" })
+          )
+          : Effect.void))
 
 /**
  * The directory that a reader is given, by its own path: it is this one from here on, wherever the process goes and

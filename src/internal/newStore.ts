@@ -7,7 +7,7 @@ import * as NodePath from "node:path"
 import * as Disk from "../Disk.ts"
 import { type IoError, LockUnavailable, TargetRefused } from "../Errors.ts"
 import type { LogService, WriteError } from "../Log.ts"
-import { targetPath, temporaryPath } from "./beside.ts"
+import { absolutePath, targetPath, temporaryPath } from "./beside.ts"
 import type { LogParts } from "./logParts.ts"
 import { openLog } from "./openLog.ts"
 
@@ -31,10 +31,11 @@ export const newStore = Effect.fnUntraced(function*<A, E>(
 ): Effect.fn.Return<A, E | NewStoreError> {
   if (target === "") return yield* new TargetRefused({ target, found: "an empty path" })
   const disk = yield* Disk.Disk
-  yield* refuseUsed(disk, NodePath.resolve(target), target)
+  yield* refuseUsed(disk, yield* absolutePath(target), target)
   const path = yield* targetPath(disk, target, source)
   // It would be another one, and the process in none.
-  if (path === process.cwd()) return yield* new TargetRefused({ target, found: "the working directory" })
+  const here = yield* Effect.orElseSucceed(disk.realPath("."), () => undefined)
+  if (path === here) return yield* new TargetRefused({ target, found: "the working directory" })
   const building = temporaryPath(path)
   let state: "building" | "named" | "durable" = "building"
   return yield* Effect.gen(function*() {

@@ -58,6 +58,9 @@ const leadsTo = (path: string, fd: number): boolean => {
   return there !== undefined && there.ino === held.ino && there.dev === held.dev
 }
 
+const isCurrent = (path: string, fd: number): Effect.Effect<boolean, IoError> =>
+  Effect.try({ try: () => leadsTo(path, fd), catch: (cause) => ioError("stat", path, cause) })
+
 // Somebody has removed the file, or renamed another over it: what is durable in it is so for nobody. There are file
 // systems that count no links.
 const named = (path: string, fd: number): Effect.Effect<void, IoError> =>
@@ -97,6 +100,7 @@ const makeFile = (path: string, fd: number): DiskFile => ({
   size: Effect.map(pooled<NFS.Stats>("stat", path, (done) => NFS.fstat(fd, done)), (stats) => stats.size),
   truncate: (size) => pooledVoid("truncate", path, (done) => NFS.ftruncate(fd, size, done)),
   sync: Effect.andThen(pooledVoid("sync", path, (done) => NFS.fdatasync(fd, done)), named(path, fd)),
+  isCurrent: isCurrent(path, fd),
   close: close(path, fd)
 })
 
@@ -113,10 +117,7 @@ const open = (path: string, mode: OpenMode): Effect.Effect<DiskFile, IoError> =>
 
 const makeLockFile = (path: string, fd: number): LockFile => ({
   tryLock: tryLock(path, fd),
-  isCurrent: Effect.try({
-    try: () => leadsTo(path, fd),
-    catch: (cause) => ioError("stat", path, cause)
-  }),
+  isCurrent: isCurrent(path, fd),
   readText: Effect.try({
     try: () => {
       const bytes = Buffer.alloc(64)
@@ -168,7 +169,10 @@ const realPath: DiskService["realPath"] = Effect.fnUntraced(function*(path) {
     )
   return yield* pooled<string>("resolve", path, (done) => NFS.realpath.native(path, done)).pipe(
     Effect.flatMap(leadsThere),
-    Effect.catch(() => leadsThere(Path.resolve(path))),
+    // The process's own directory may have been removed.
+    Effect.catch(() =>
+      Effect.flatMap(Effect.try({ try: () => Path.resolve(path), catch: () => undefined }), leadsThere)
+    ),
     Effect.orElseSucceed(() => path)
   )
 })

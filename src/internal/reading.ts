@@ -133,18 +133,29 @@ const isOtherRecord = Effect.fnUntraced(function*(
   return Option.isNone(record) ? !damaged : record.value.len !== place.len
 })
 
-/** The start of the last segment whose first record is not behind the txid: all records from the txid on follow it. */
+/**
+ * The start of the last segment whose first record is not behind the txid: all records from the txid on follow it, since
+ * txids go up from one segment to the next.
+ */
 export const locate = Effect.fnUntraced(function*(
   directory: string,
   segments: ReadonlyArray<number>,
   txid: number
 ): Effect.fn.Return<Recovery.Position, IoError> {
   let found = 0
-  for (const segment of segments) {
-    const first = yield* firstTxid(directory, segment)
-    if (first === undefined) continue
-    if (first > txid) break
-    found = segment
+  let from = 0
+  let to = segments.length
+  while (from < to) {
+    const middle = from + ((to - from) >>> 1)
+    // One that says nothing, such as an empty one, is passed by.
+    let at = middle
+    let first = yield* firstTxid(directory, segments[at] as number)
+    while (first === undefined && at > from) first = yield* firstTxid(directory, segments[--at] as number)
+    if (first !== undefined && first > txid) to = at
+    else {
+      if (first !== undefined) found = segments[at] as number
+      from = middle + 1
+    }
   }
   return { segment: found, offset: 0 }
 })

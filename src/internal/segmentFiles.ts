@@ -4,7 +4,6 @@
  * closed under it.
  */
 import * as Effect from "effect/Effect"
-import * as Semaphore from "effect/Semaphore"
 import type { DiskFile, DiskService } from "../Disk.ts"
 import * as Disk from "../Disk.ts"
 import { CorruptSegment, type IoError } from "../Errors.ts"
@@ -13,6 +12,7 @@ import { segmentPath } from "../Recovery.ts"
 import { freshBytes, sharedBytes } from "./bytes.ts"
 import { closedError } from "./closed.ts"
 import { cache_bytes_default, FrameCache } from "./frameCache.ts"
+import { Gate } from "./gate.ts"
 
 /** Far below the usual limit of 1,024 descriptors a process. */
 export const open_max = 64
@@ -145,16 +145,16 @@ export class SegmentFiles implements SegmentReads {
   }
 
   readonly open = (segment: number): Effect.Effect<void, IoError> =>
-    this.#turn.withPermit(Effect.uninterruptible(Effect.flatMap(this.#pin(segment), (entry) => {
+    this.#turn.hold(Effect.uninterruptible(Effect.flatMap(this.#pin(segment), (entry) => {
       entry.pins--
       return this.#evict()
     })))
 
   // However many fibers read at once, no more than this many hold a descriptor beside the cached ones.
-  readonly #turn = Semaphore.makeUnsafe(open_max)
+  readonly #turn = new Gate(open_max)
 
   readonly #readPinned = (place: Place): Effect.Effect<Frame.LogRecord, IoError | CorruptSegment> =>
-    this.#turn.withPermit(Effect.acquireUseRelease(
+    this.#turn.hold(Effect.acquireUseRelease(
       this.#pin(place.segment),
       (entry) => {
         const bytes = freshBytes(place.len)

@@ -364,6 +364,8 @@ export class Machine {
             handle.syncFailed = true
           })
       ),
+      // No call of its own: the machine may as well stop in the one before.
+      isCurrent: Effect.sync(() => Files.find(this.state, path) === node),
       close: this.#close(handle)
     }
   }

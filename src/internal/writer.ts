@@ -14,7 +14,7 @@ import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Disk from "../Disk.ts"
-import { IoError, LimitExceeded, WriterPoisoned } from "../Errors.ts"
+import { type IoError, LimitExceeded, WriterPoisoned } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
 import type { Lock } from "../Lock.ts"
 import { type Position, segment_max } from "../Recovery.ts"
@@ -24,6 +24,7 @@ import { createSegment } from "./createSegment.ts"
 import { type Entry, lengthOf, recordLimit, txidLimit } from "./entries.ts"
 import type { Frames, PutFrames } from "./frames.ts"
 import { Gate } from "./gate.ts"
+import { atHome, inPlace } from "./home.ts"
 import { Observers } from "./observers.ts"
 import type { SegmentFiles } from "./segmentFiles.ts"
 import { ofStore } from "./storeLogs.ts"
@@ -399,6 +400,7 @@ export class Writer {
     // must leave word for the next writer. A note that cannot be written is no reason not to sync.
     return Effect.ignore(this.#note(from)).pipe(
       Effect.andThen(Effect.tapError(this.#guard(this.#file.sync), () => this.#noteFailed(from))),
+      Effect.andThen(this.#guard(inPlace(this.#file, this.#start.lock))),
       Effect.map(() => {
         this.#syncedSegment = segment
         this.#syncedOffset = offset
@@ -434,14 +436,10 @@ export class Writer {
     if (id > segment_max) {
       return Effect.fail(new LimitExceeded({ limit: "segment", actual: id, maximum: segment_max }))
     }
-    const create = createSegment(disk, directory, id)
     // The new segment is found by its name: it must come into the directory whose lock this is.
-    const owned = Effect.flatMap(lock.isCurrent, (isCurrent) =>
-      isCurrent ? create : Effect.fail(
-        new IoError({ operation: "rotate", path: directory, code: "ESTALE", cause: "its lock file was replaced" })
-      ))
+    const create = Effect.andThen(atHome(lock, "rotate", directory), createSegment(disk, directory, id))
     // Nothing is written behind a segment until it is durable, so only the active one ever needs a sync.
-    return Effect.flatMap(Effect.andThen(this.sync, this.#guard(owned)), ({ file, id }) => {
+    return Effect.flatMap(Effect.andThen(this.sync, this.#guard(create)), ({ file, id }) => {
       this.#closedSegments.set(this.#segment, this.#offset)
       this.#file = file
       this.#segment = this.#syncedSegment = id

@@ -322,6 +322,7 @@ export class FaultyDisk {
         Effect.sync(() => {
           handle.syncFailed = true
         })),
+      isCurrent: real.isCurrent,
       close: this.#close(path, handle, real.close)
     }
   }

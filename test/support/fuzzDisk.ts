@@ -182,6 +182,7 @@ export class FuzzDisk {
         use("stat")
         return file.length
       }),
+      isCurrent: Effect.succeed(true),
       truncate: (size) =>
         this.#pooled("truncate", path, () => {
           use("truncate")
