@@ -9,10 +9,10 @@
  * | `CorruptSegment` | opening, reading | restore the segment from a backup; `Salvage` copies all that is whole |
  * | `IoError` | anything that touches the disk | depends on `code`; after a failed write, sync or rotate reopen |
  * | `WriterPoisoned` | every mutation after a failed one | close and reopen: recovery restores a sound tail |
- * | `LimitExceeded` | append, put, delete, rotate | make the record smaller; of the log's own limits: go on in a new store |
+ * | `LimitExceeded` | append, put, delete, rotate | make the record smaller, or go on in a new store |
  * | `InvalidPosition` | reading at a place | use a position that this log gave |
  * | `InvalidOptions` | opening, `Lock.acquire` | mend the option it names |
- * | `TargetRefused` | `compactTo`, `Export.toFile`, `Salvage.toStore` | choose a target outside that holds nothing yet |
+ * | `TargetRefused` | `compactTo`, `Export.toFile`, `Salvage.toStore` | choose one outside that holds nothing yet |
  * | `InvalidLine` | import | mend the line; everything before it is stored and synced |
  *
  * Every error carries the fields a handler needs, a message made from them, and, where there is one, the cause. All are

@@ -295,6 +295,9 @@ describe("a failing disk under the log", () => {
         disk.failNext("append", "ENOSPC", { landed: "half" })
         const error = yield* Effect.flip(log.append(Buffer.concat(Array.from({ length: 400 }, () => frame))))
         assert.deepInclude(error, { _tag: "IoError", operation: "write", code: "ENOSPC" })
+        // Before it closes: it may be killed.
+        const { size } = NFS.statSync(NodePath.join(directory, "00000001.dwal"))
+        assert.strictEqual(size, (yield* log.end).offset)
         assert.deepInclude(yield* Effect.flip(log.append("later")), { _tag: "WriterPoisoned", code: "ENOSPC" })
         assert.deepStrictEqual(yield* payloads(log), ["whole"])
       })))

@@ -38,6 +38,7 @@ import { type FrozenKeydir, slabs_max, stripes } from "./keydir.ts"
 import * as keyRecord from "./keyRecord.ts"
 import { noSlots, table_words_min } from "./keyTable.ts"
 import type { Covered } from "./repair.ts"
+import { ofStore } from "./storeLogs.ts"
 
 /** The file's name in the store's directory; it is written under the second one. */
 export const checkpointName = "keydir.checkpoint"
@@ -180,7 +181,11 @@ const write = Effect.fnUntraced(function*(
 export const load = (disk: Disk.DiskService, directory: string): Effect.Effect<Checkpoint | undefined> =>
   Effect.catch(
     Effect.scoped(read(disk, directory)),
-    (why) => Effect.as(Effect.logDebug("the checkpoint is not used, the log is read instead", why), undefined)
+    (why) =>
+      Effect.as(
+        ofStore(directory, Effect.logDebug("the checkpoint is not used, the log is read instead", why)),
+        undefined
+      )
   )
 
 const read = Effect.fnUntraced(function*(

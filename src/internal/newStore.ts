@@ -34,8 +34,7 @@ export const newStore = Effect.fnUntraced(function*<A, E>(
   yield* refuseUsed(disk, yield* absolutePath(target), target)
   const path = yield* targetPath(disk, target, source)
   // It would be another one, and the process in none.
-  const here = yield* Effect.orElseSucceed(disk.realPath("."), () => undefined)
-  if (path === here) return yield* new TargetRefused({ target, found: "the working directory" })
+  if (path === workingDirectory()) return yield* new TargetRefused({ target, found: "the working directory" })
   const building = temporaryPath(path)
   let state: "building" | "named" | "durable" = "building"
   return yield* Effect.gen(function*() {
@@ -71,6 +70,15 @@ export const newStore = Effect.fnUntraced(function*<A, E>(
     )
   )
 })
+
+const workingDirectory = (): string | undefined => {
+  try {
+    return process.cwd()
+  } catch {
+    // It has been removed.
+    return undefined
+  }
+}
 
 // As long as a crash can bring the target's name back, nothing may be taken out of it: it must be whole.
 const takeBack = (

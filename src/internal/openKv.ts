@@ -218,6 +218,8 @@ const open = Effect.fnUntraced(function*(
   if (invalid !== undefined) return yield* invalid
   const { cacheSize, checkpoint: policy = "auto", ...logOptions } = options
   const disk = yield* Disk.Disk
+  // First, so that it is open until its last checkpoint is written: what is put meanwhile is in that.
+  const closed = yield* untilScopeCloses
   let projection = new Projection()
   let covered = { records: 0, bytes: 0 }
   const resume: Resume = {
@@ -241,8 +243,7 @@ const open = Effect.fnUntraced(function*(
   let before = (_: Written): void => {}
   yield* follow(parts, projection, (first) => before(first))
   before = yield* keepCheckpoint({ disk, lock, log }, projection, { policy, covered })
-  const closed = yield* untilScopeCloses(log.directory)
-  return { kv: makeWrite(log, parts, projection, closed("read")), log }
+  return { kv: makeWrite(log, parts, projection, () => closed("read", log.directory)), log }
 })
 
 /** A store over a log that is open. */
@@ -253,21 +254,20 @@ export const kvOverLog = (
     const parts = yield* partsOf(log)
     const projection = yield* projectionOfLog(log, parts)
     // Before the index stops following.
-    const closed = yield* untilScopeCloses(log.directory)
-    return makeWrite(log, untilClosed(parts, closed("write")), projection, closed("read"))
+    const closed = yield* untilScopeCloses
+    const because = (operation: string) => () => closed(operation, log.directory)
+    return makeWrite(log, untilClosed(parts, because("write")), projection, because("read"))
   }))
 
-/** Why nothing is answered once the scope has closed. */
-const untilScopeCloses = Effect.fnUntraced(function*(
-  directory: string
-): Effect.fn.Return<(operation: string) => () => IoError | undefined, never, Scope.Scope> {
+/** Says why nothing is answered, once all that the scope got after this has been let go of. */
+const untilScopeCloses = Effect.gen(function*() {
   let isClosed = false
   yield* Effect.addFinalizer(() =>
     Effect.sync(() => {
       isClosed = true
     })
   )
-  return (operation) => () => isClosed ? closedError(operation, directory) : undefined
+  return (operation: string, directory: string) => isClosed ? closedError(operation, directory) : undefined
 })
 
 /** The parts of a log for a store that can close before it: from then on its index does not follow. */
@@ -302,7 +302,13 @@ export const openKvReader = (
     const projection = new Projection()
     const report = yield* fold((frames) => projection.fold(frames))
     const source = { directory: reader.directory, disk, files, read: reader.read }
-    const closed = yield* untilScopeCloses(reader.directory)
-    const { parts, read } = makeRead(source, report, projection, Effect.succeed(report.files_scanned), closed("read"))
+    const closed = yield* untilScopeCloses
+    const { parts, read } = makeRead(
+      source,
+      report,
+      projection,
+      Effect.succeed(report.files_scanned),
+      () => closed("read", reader.directory)
+    )
     return registerRead(read, parts)
   }))

@@ -24,8 +24,8 @@ const cutting = [
     name: "lost-segment-not-told",
     claim: "A segment that was lost is a warning.",
     file: "src/internal/counted.ts",
-    find: "if (frames.base === 0) countGap",
-    replace: "if (frames.base < 0) countGap",
+    find: "if (frames.base === 0) countJump",
+    replace: "if (frames.base < 0) countJump",
     test: log,
     caughtBy: "a segment that was lost is a warning"
   },
@@ -51,8 +51,8 @@ const cutting = [
     name: "truncate-before-copy-is-synced",
     claim: "The copy of a torn tail is durable before the tail is cut off.",
     file: "src/internal/repair.ts",
-    find: "Effect.andThen(copy(segment, damage.offset, end, target), target.sync).pipe(",
-    replace: "copy(segment, damage.offset, end, target).pipe(",
+    find: "Effect.andThen(copyTo(target), target.sync).pipe(",
+    replace: "copyTo(target).pipe(",
     test: crashPoints,
     caughtBy: "cutting a record that ends too early| (|adversarial|)"
   },
@@ -69,10 +69,11 @@ const cutting = [
     name: "cut-without-copy",
     claim: "What is cut off is kept, unless all of it is zeros.",
     file: "src/internal/repair.ts",
-    find: "(yield* isZeros(segment, damage.offset, end))",
+    find: "(yield* restore(isZeros(segment, damage.offset, end)))",
     replace: "end > 0",
     test: failures,
-    caughtBy: "a write that fails halfway leaves a torn tail that reopening cuts and keeps"
+    caughtBy:
+      "a write that fails halfway leaves a torn tail, if that cannot be taken back, which reopening cuts and keeps"
   },
   {
     name: "repair-cuts-before-later-frames",
@@ -108,7 +109,7 @@ const verdicts = [
     name: "no-zero-sector-rule",
     claim: "A record that lost a sector is torn, whatever stands behind it.",
     file: "src/internal/damage.ts",
-    find: "if (zeros(bytes, sector - at, Math.min(nextSector(sector), at + count) - at)) return true",
+    find: "if (areZeros(bytes, sector - at, Math.min(nextSector(sector), at + count) - at)) return true",
     replace: "",
     test: recovery,
     caughtBy: "active: its second sector is zeros, before valid frames"
@@ -221,16 +222,25 @@ const writing = [
     name: "large-write-left-behind",
     claim: "What is left of a large write that failed is taken back.",
     file: "src/internal/writer.ts",
-    find: "Disk.appendFully(this.#file, bytes, 0, length), () => takeBack)",
+    find: "Disk.appendFully(this.#file, bytes, 0, length), () => this.#takeBack)",
     replace: "Disk.appendFully(this.#file, bytes, 0, length), () => Effect.void)",
     test: failures,
     caughtBy: "a large write that fails halfway is taken back"
   },
   {
+    name: "small-write-left-behind",
+    claim: "What is left of a small write that failed is taken back when the writer closes.",
+    file: "src/internal/writer.ts",
+    find: "if (this.#hasPart) yield* this.#takeBack",
+    replace: "",
+    test: failures,
+    caughtBy: "a small write that fails halfway is taken back"
+  },
+  {
     name: "ack-before-large-write",
     claim: "A large append resolves when the kernel has the record.",
     file: "src/internal/writer.ts",
-    find: "yield* this.#guard(Effect.tapError(Disk.appendFully(this.#file, bytes, 0, length), () => takeBack))",
+    find: "yield* this.#guard(Effect.tapError(Disk.appendFully(this.#file, bytes, 0, length), () => this.#takeBack))",
     replace: "yield* Effect.forkDetach(this.#guard(Disk.appendFully(this.#file, bytes, 0, length)))",
     test: failures,
     caughtBy: "the log |a large append| that fails anywhere stops the writer, and reopening recovers"
@@ -406,8 +416,8 @@ const durability = [
     name: "rotate-without-sync",
     claim: "A segment is durable before the next one begins.",
     file: "src/internal/writer.ts",
-    find: "Effect.andThen(this.sync, this.#guard(owned))",
-    replace: "this.#guard(owned)",
+    find: "Effect.andThen(this.sync, this.#guard(create))",
+    replace: "this.#guard(create)",
     test: crashPoints,
     caughtBy: "at any point of |rotate| (|adversarial|)"
   },
@@ -612,7 +622,7 @@ const waiting = [
     name: "closed-store-over-a-log-goes-on",
     claim: "A store over a log ends with its scope.",
     file: "src/internal/openKv.ts",
-    find: "untilClosed(parts, closed(\"write\"))",
+    find: "untilClosed(parts, because(\"write\"))",
     replace: "parts",
     test: "test/Kv.test.ts",
     caughtBy: "answers no call for values, and writes nothing, when its scope has closed before the log's"
@@ -758,11 +768,74 @@ const sharing = [
     caughtBy: "goes on where it is when the link is turned to another"
   },
   {
+    name: "writes-through-a-link",
+    claim: "No segment is written to through a symbolic link.",
+    file: "src/internal/nodeDisk.ts",
+    find: "append: O_RDWR | O_APPEND | O_NOFOLLOW,",
+    replace: "append: O_RDWR | O_APPEND,",
+    test: recovery,
+    caughtBy: "never written through, for its writer is another"
+  },
+  {
+    name: "durable-in-a-replaced-segment",
+    claim: "What is in a file that is no longer the store's segment is called durable by no sync.",
+    file: "src/internal/writer.ts",
+    find: "Effect.andThen(this.#guard(inPlace(this.#file, this.#start.lock))),",
+    replace: "",
+    test: places,
+    caughtBy: "is called durable by no sync"
+  },
+  {
+    name: "another-directory-is-an-empty-log",
+    claim: "A reader lists the directory that it was opened in, or none.",
+    file: "src/internal/home.ts",
+    find: "(is) => is ? Effect.succeed(entries) :",
+    replace: "(is) => is || true ? Effect.succeed(entries) :",
+    test: places,
+    caughtBy: "is not told to readers as an empty log"
+  },
+  {
+    name: "a-missing-store-is-made",
+    claim: "With createIfMissing: false nothing is made.",
+    file: "src/internal/openLog.ts",
+    find: "if (options.createIfMissing === false) yield* requireSegments(options.directory)",
+    replace: "",
+    test: log,
+    caughtBy: "is not made, with createIfMissing: false"
+  },
+  {
+    name: "closed-store-is-empty",
+    claim: "A store whose scope has closed gives no values, and no copy of none.",
+    file: "src/internal/openKv.ts",
+    find: "() => closed(\"read\", log.directory)",
+    replace: "() => undefined",
+    test: "test/Kv.test.ts",
+    caughtBy: "a store| that was empty when its scope closed does not say so for ever"
+  },
+  {
+    name: "layer-of-another-log",
+    claim: "Kv.layerLog is a store over the log that it is given, also where a program has two.",
+    file: "src/Kv.ts",
+    find: "Layer.fresh(Layer.effect(Kv, makeLog))",
+    replace: "Layer.effect(Kv, makeLog)",
+    test: "test/Kv.test.ts",
+    caughtBy: "is the store of that log, where a program provides it over two"
+  },
+  {
+    name: "long-tail-not-interruptible",
+    claim: "An opening that looks through a long tail can be interrupted.",
+    file: "src/internal/repair.ts",
+    find: "yield* restore(isZeros(",
+    replace: "yield* (isZeros(",
+    test: "test/interruption.test.ts",
+    caughtBy: "an opening that looks through a long tail ends at its next read"
+  },
+  {
     name: "rotates-into-another-directory",
     claim: "A directory that was put in the place of a writer's own is not written to.",
     file: "src/internal/writer.ts",
-    find: "isCurrent ? create :",
-    replace: "isCurrent || true ? create :",
+    find: "Effect.andThen(atHome(lock, \"rotate\", directory), createSegment(disk, directory, id))",
+    replace: "createSegment(disk, directory, id)",
     test: places,
     caughtBy: "is not gone on with in the one that has its name now"
   },
