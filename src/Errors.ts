@@ -166,10 +166,10 @@ export const describeSegment = (error: CorruptSegment, salvage: string): string 
 }
 
 /**
- * The operating system refused an operation. `code` is its errno name (`ENOSPC`, `EIO`, `EACCES` …), a
- * code of Node's own (`ERR_INVALID_ARG_VALUE`, for a path with a NUL), or `UNKNOWN`. `ESTALE` is a directory or a file
- * that was moved, removed or replaced: open the store again. `EBADF` is what a store whose scope has closed answers when
- * it is asked for values or to write; what has no error in its type, such as `has` or `keys`, is said as it last was.
+ * The operating system refused an operation. `code` is its errno name (`ENOSPC`, `EIO`, `EACCES` …), a code of Node's
+ * own (`ERR_INVALID_ARG_VALUE`, for a path with a NUL), or `UNKNOWN`. `ESTALE` is a directory or a file that was moved,
+ * removed or replaced: open the store again. `EBADF` is what a store whose scope has closed answers when it is asked
+ * for values or to write; what has no error in its type, such as `has` or `keys`, is said as it last was.
  *
  * @category errors
  * @since 0.1.0
@@ -267,8 +267,8 @@ export class InvalidOptions extends Schema.TaggedError<InvalidOptions>("effect-d
 
 /**
  * The target is something that must not be replaced, and was left as it is. A store is not made where something is
- * (`found` names an entry of the directory), a file, a symbolic link or the working directory; an export replaces nothing
- * but a regular file; and neither is written into the directory of the store it is made from, at any depth.
+ * (`found` names an entry of the directory), a file, a symbolic link or the working directory; an export replaces
+ * nothing but a regular file; and neither is written into the directory of the store it is made from, at any depth.
  *
  * @category errors
  * @since 0.1.0

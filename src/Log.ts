@@ -80,8 +80,9 @@ export type {
 } from "./internal/writer.ts"
 
 /**
- * A record to append: what `append` takes, or one of any type. Keys are at most 65,536 bytes, payloads 64 MiB; strings are stored as UTF-8. The bytes must not
- * be changed until the append has resolved: until then it is open which ones are written.
+ * A record to append: what `append` takes, or one of any type. Keys are at most 65,536 bytes, payloads 64 MiB; strings
+ * are stored as UTF-8. The bytes must not be changed until the append has resolved: until then it is open which ones
+ * are written.
  *
  * @category models
  * @since 0.1.0
@@ -119,8 +120,8 @@ export interface Options {
   /** Made, with its parents, if it is missing. */
   readonly directory: string
   /**
-   * `false`: a directory that is missing, or holds no segment, is `ENOENT`, and nothing is made. For a store that must be
-   * there: without it, one whose volume is not mounted begins as an empty one. `true` by default.
+   * `false`: a directory that is missing, or holds no segment, is `ENOENT`, and nothing is made. For a store that must
+   * be there: without it, one whose volume is not mounted begins as an empty one. `true` by default.
    */
   readonly createIfMissing?: boolean | undefined
   /** What to do with damage; `repair` by default. */
@@ -214,8 +215,8 @@ export interface LogService {
    * Calls `observer` with every record as it is written, in order and in the step that writes it, until the scope
    * closes; gives the position where the first of them will stand. The observer must copy what it keeps of a key or
    * payload, and should not throw: the record is written then, and all other observers are told, but the call that
-   * wrote it dies with what was thrown, and of the rest of that batch this observer is not told. What it starts to write comes behind, once all have been told: with
-   * `Effect.runFork`, since `runSync` cannot wait for that.
+   * wrote it dies with what was thrown, and of the rest of that batch this observer is not told. What it starts to
+   * write comes behind, once all have been told: with `Effect.runFork`, since `runSync` cannot wait for that.
    */
   readonly observe: (
     observer: (record: Frame.LogRecord) => void

@@ -7,8 +7,8 @@
  *
  * Behind damage it goes on at the next whole frame, checksum included, whose txid is above that of the last record
  * before the damage. So if the damaged record held a log itself, such as a copy of a segment, records of that one with
- * higher txids are taken for this one's. What stood in the damaged bytes is gone, and a key whose last put or delete was
- * there goes back to what it was before.
+ * higher txids are taken for this one's. What stood in the damaged bytes is gone, and a key whose last put or delete
+ * was there goes back to what it was before.
  *
  * @since 0.1.0
  */

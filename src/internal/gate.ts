@@ -42,7 +42,7 @@ export class Gate<E = never> {
     return this.#held === this.#limit
   }
 
-  /** Runs the effect while no more than the others hold the gate. The wait for it can be interrupted, and leaves no trace then. */
+  /** Runs the effect when it is let through. The wait for that can be interrupted, and leaves no trace then. */
   hold<A, E2, R>(effect: Effect.Effect<A, E2, R>): Effect.Effect<A, E | E2, R> {
     return Effect.uninterruptibleMask((restore) =>
       Effect.suspend(() => {

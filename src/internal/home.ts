@@ -5,10 +5,10 @@ import { Disk, type DiskFile, type DiskService, type LockFile, openScoped } from
 import { IoError } from "../Errors.ts"
 
 /**
- * The disk, but a file in that directory is opened for reading, and the directory listed, only while the path still leads
- * to the directory that it leads to now; else that is `ESTALE`. A file of another store may well hold a sound record of
- * that key and length at that place. A writer's lock tells as well, also where a directory's inode gets another number
- * in time.
+ * The disk, but a file in that directory is opened for reading, and the directory listed, only while the path still
+ * leads to the directory that it leads to now; else that is `ESTALE`. A file of another store may well hold a sound
+ * record of that key and length at that place. A writer's lock tells as well, also where a directory's inode gets
+ * another number in time.
  *
  * The directory is kept open as long as the scope: while it is, no directory that is made in its place gets its number.
  */
@@ -65,8 +65,8 @@ export const atHome = (
       : Effect.fail(new IoError({ operation, path, code: "ESTALE", cause: "its lock file was replaced" })))
 
 /**
- * Fails with `ESTALE` where the lock is the directory's still, and the file is not: it was moved, removed or replaced, and
- * what is durable in it will be found by nobody. What cannot be told is no failure; a directory that was moved as a
+ * Fails with `ESTALE` where the lock is the directory's still, and the file is not: it was moved, removed or replaced,
+ * and what is durable in it will be found by nobody. What cannot be told is no failure; a directory that was moved as a
  * whole has its file.
  */
 export const inPlace = (file: DiskFile, lock: Pick<LockFile, "isCurrent">): Effect.Effect<void, IoError> =>

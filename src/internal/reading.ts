@@ -134,8 +134,8 @@ const isOtherRecord = Effect.fnUntraced(function*(
 })
 
 /**
- * The start of the last segment whose first record is not behind the txid: all records from the txid on follow it, since
- * txids go up from one segment to the next.
+ * The start of the last segment whose first record is not behind the txid: all records from the txid on follow it,
+ * since txids go up from one segment to the next.
  */
 export const locate = Effect.fnUntraced(function*(
   directory: string,

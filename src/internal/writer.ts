@@ -330,7 +330,9 @@ export class Writer {
     return failed === undefined ? Exit.succeed(this.#written(entry, length)) : Exit.fail(this.#poison(failed))
   }
 
-  /** Cuts off what a failed write has left: the next opening would have to copy it, for which a full disk has no room. */
+  /**
+   * Cuts off what a failed write has left: the next opening would have to copy it, for which a full disk has no room.
+   */
   readonly #takeBack: Effect.Effect<void> = Effect.suspend(() => Effect.ignore(this.#file.truncate(this.#offset)))
 
   #written(entry: Entry, len: number): RecordRef {
