@@ -58,13 +58,10 @@ export interface DiskFile {
   ) => Effect.Effect<number, IoError>
   readonly size: Effect.Effect<number, IoError>
   readonly truncate: (size: number) => Effect.Effect<void, IoError>
-  /**
-   * Makes everything written to the file durable, with its size (`fdatasync`, a full flush on macOS). `ESTALE` when the
-   * file has no name any more: then nobody will find what it holds.
-   */
+  /** Makes everything written to the file durable, with its size (`fdatasync`, a full flush on macOS). */
   readonly sync: Effect.Effect<void, IoError>
-  /** Whether the path still names this very file. */
-  readonly isCurrent: Effect.Effect<boolean, IoError>
+  /** Whether the path still leads to this very file (`here`), or only another name does, or none. */
+  readonly named: Effect.Effect<"here" | "elsewhere" | "nowhere", IoError>
   /** Never fails: there is nothing left to do about it. */
   readonly close: Effect.Effect<void>
 }

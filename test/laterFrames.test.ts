@@ -32,7 +32,7 @@ const fileOf = (
   size: Effect.succeed(bytes.length),
   truncate: () => Effect.die("a truncate"),
   sync: Effect.die("a sync"),
-  isCurrent: Effect.die("a look at its name"),
+  named: Effect.die("a look at its name"),
   close: Effect.void
 })
 

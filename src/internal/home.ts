@@ -70,15 +70,16 @@ export const atHome = (
  * whole has its file.
  */
 export const inPlace = (file: DiskFile, lock: Pick<LockFile, "isCurrent">): Effect.Effect<void, IoError> =>
-  Effect.flatMap(Effect.orElseSucceed(file.isCurrent, () => true), (isCurrent) =>
-    isCurrent
-      ? Effect.void
-      : Effect.flatMap(Effect.orElseSucceed(lock.isCurrent, () => false), (isHome) =>
-        isHome
-          ? Effect.fail(
-            new IoError({ operation: "sync", path: file.path, code: "ESTALE", cause: "the file was moved or replaced" })
-          )
-          : Effect.void))
+  Effect.flatMap(Effect.orElseSucceed(file.named, () => "here"), (named) => {
+    if (named === "here") return Effect.void
+    const isLost = named === "nowhere" ? Effect.succeed(true) : Effect.orElseSucceed(lock.isCurrent, () => false)
+    return Effect.flatMap(isLost, (isLost) =>
+      isLost
+        ? Effect.fail(
+          new IoError({ operation: "sync", path: file.path, code: "ESTALE", cause: "the file was removed or replaced" })
+        )
+        : Effect.void)
+  })
 
 /**
  * The directory that a reader is given, by its own path: it is this one from here on, wherever the process goes and

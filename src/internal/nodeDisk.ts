@@ -52,28 +52,25 @@ const openFlags: { readonly [Mode in OpenMode]: number } = {
 }
 
 /** Whether the path still names that very file. */
-const leadsTo = (path: string, fd: number): boolean => {
-  const held = NFS.fstatSync(fd, { bigint: true })
+const leadsTo = (path: string, fd: number): boolean => isSame(NFS.fstatSync(fd, { bigint: true }), path)
+
+const isSame = ({ dev, ino }: NFS.BigIntStats, path: string): boolean => {
   const there = NFS.statSync(path, { bigint: true, throwIfNoEntry: false })
-  return there !== undefined && there.ino === held.ino && there.dev === held.dev
+  return there !== undefined && there.ino === ino && there.dev === dev
 }
 
-const isCurrent = (path: string, fd: number): Effect.Effect<boolean, IoError> =>
-  Effect.try({ try: () => leadsTo(path, fd), catch: (cause) => ioError("stat", path, cause) })
-
-// Somebody has removed the file, or renamed another over it: what is durable in it is so for nobody. There are file
-// systems that count no links.
-const named = (path: string, fd: number): Effect.Effect<void, IoError> =>
-  Effect.suspend(() => {
-    try {
-      if (NFS.fstatSync(fd).nlink > 0 || leadsTo(path, fd)) return Effect.void
-      return Effect.fail(
-        new IoError({ operation: "sync", path, code: "ESTALE", cause: "the file was removed or replaced" })
-      )
-    } catch (cause) {
-      return Effect.fail(ioError("sync", path, cause))
-    }
+// There are file systems that count no links.
+const named = (path: string, fd: number): DiskFile["named"] => {
+  // Once: a writer asks behind each sync.
+  let own: NFS.BigIntStats | undefined
+  return Effect.try({
+    try: () => {
+      own ??= NFS.fstatSync(fd, { bigint: true })
+      return isSame(own, path) ? "here" : NFS.fstatSync(fd).nlink > 0 ? "elsewhere" : "nowhere"
+    },
+    catch: (cause) => ioError("stat", path, cause)
   })
+}
 
 const makeFile = (path: string, fd: number): DiskFile => ({
   path,
@@ -99,8 +96,8 @@ const makeFile = (path: string, fd: number): DiskFile => ({
     pooled<number>("write", path, (done) => NFS.write(fd, bytes, start, end - start, position, done)),
   size: Effect.map(pooled<NFS.Stats>("stat", path, (done) => NFS.fstat(fd, done)), (stats) => stats.size),
   truncate: (size) => pooledVoid("truncate", path, (done) => NFS.ftruncate(fd, size, done)),
-  sync: Effect.andThen(pooledVoid("sync", path, (done) => NFS.fdatasync(fd, done)), named(path, fd)),
-  isCurrent: isCurrent(path, fd),
+  sync: pooledVoid("sync", path, (done) => NFS.fdatasync(fd, done)),
+  named: named(path, fd),
   close: close(path, fd)
 })
 
@@ -117,7 +114,10 @@ const open = (path: string, mode: OpenMode): Effect.Effect<DiskFile, IoError> =>
 
 const makeLockFile = (path: string, fd: number): LockFile => ({
   tryLock: tryLock(path, fd),
-  isCurrent: isCurrent(path, fd),
+  isCurrent: Effect.try({
+    try: () => leadsTo(path, fd),
+    catch: (cause) => ioError("stat", path, cause)
+  }),
   readText: Effect.try({
     try: () => {
       const bytes = Buffer.alloc(64)

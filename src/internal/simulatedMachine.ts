@@ -308,7 +308,7 @@ export class Machine {
     if (handle.syncFailed) this.misuse.push(`synced again after a failed sync: ${handle.path}`)
     if (!extent.dropped && !extent.half) this.state.sync(node)
     else if (node._tag === "file") this.state.drop(node, extent.dropped ? () => 0 : this.#setup.pick)
-    return this.state.isNamed(node) ? undefined : new Refused("ESTALE")
+    return undefined
   }
 
   #truncate(handle: Handle, size: number): undefined | Files.Refused {
@@ -365,7 +365,9 @@ export class Machine {
           })
       ),
       // No call of its own: the machine may as well stop in the one before.
-      isCurrent: Effect.sync(() => Files.find(this.state, path) === node),
+      named: Effect.sync(() =>
+        Files.find(this.state, path) === node ? "here" : this.state.isNamed(node) ? "elsewhere" : "nowhere"
+      ),
       close: this.#close(handle)
     }
   }

@@ -322,7 +322,7 @@ export class FaultyDisk {
         Effect.sync(() => {
           handle.syncFailed = true
         })),
-      isCurrent: real.isCurrent,
+      named: real.named,
       close: this.#close(path, handle, real.close)
     }
   }

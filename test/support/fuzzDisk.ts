@@ -182,7 +182,7 @@ export class FuzzDisk {
         use("stat")
         return file.length
       }),
-      isCurrent: Effect.succeed(true),
+      named: Effect.succeed("here"),
       truncate: (size) =>
         this.#pooled("truncate", path, () => {
           use("truncate")
