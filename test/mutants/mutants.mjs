@@ -851,9 +851,9 @@ const sharing = [
   {
     name: "calls-durable-what-nobody-finds",
     claim: "A sync fails when the segment has no name any more.",
-    file: "src/internal/nodeDisk.ts",
-    find: "nlink > 0 ||",
-    replace: "nlink >= 0 ||",
+    file: "src/internal/home.ts",
+    find: "named === \"nowhere\" ? Effect.succeed(true)",
+    replace: "named === \"nowhere\" ? Effect.succeed(false)",
     test: places,
     caughtBy: "is called durable by no sync"
   },
