@@ -318,6 +318,23 @@ export const layer = (options: Options): Layer.Layer<Log, OpenError> => Layer.ef
 /**
  * A layer whose options come from configuration.
  *
+ * **Example** (A directory from the environment)
+ *
+ * ```ts
+ * import { Config, ConfigProvider, Effect, Layer } from "effect"
+ * import { Log } from "effect-datawal"
+ *
+ * const LogLive = Log.layerConfig({
+ *   directory: Config.String("EVENTS"),
+ *   durability: Config.succeed("always" as const)
+ * })
+ *
+ * const program = Effect.flatMap(Log.Log, (log) => log.append("started"))
+ * const Environment = ConfigProvider.layer(ConfigProvider.fromEnv({ env: { EVENTS: "events" } }))
+ * const { txid } = await Effect.runPromise(Effect.provide(program, Layer.provide(LogLive, Environment)))
+ * txid // => 1
+ * ```
+ *
  * @category layers
  * @since 0.1.0
  */

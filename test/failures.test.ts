@@ -365,7 +365,7 @@ describe("a failing disk under the log", () => {
           writes++
           return file.appendNow(bytes, start, end)
         },
-        sync: Effect.callback<void, Errors.IoError>((resume) => {
+        sync: Effect.callback<"here", Errors.IoError>((resume) => {
           const error = new Errors.IoError({ operation: "sync", path: file.path, code: "EIO", cause: undefined })
           Deferred.doneUnsafe(held, Effect.succeed(() => resume(Effect.fail(error))))
         })

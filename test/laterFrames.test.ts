@@ -32,7 +32,6 @@ const fileOf = (
   size: Effect.succeed(bytes.length),
   truncate: () => Effect.die("a truncate"),
   sync: Effect.die("a sync"),
-  named: Effect.die("a look at its name"),
   close: Effect.void
 })
 

@@ -111,13 +111,12 @@ const contract = (
         const file = yield* disk.open(at("f"), "read")
         yield* disk.rename(at("f"), at("g"))
         assert.strictEqual(yield* readAll(file), "abc")
-        assert.strictEqual(yield* file.named, "elsewhere")
+        assert.strictEqual(yield* file.sync, "elsewhere")
         yield* disk.rename(at("g"), at("f"))
-        assert.strictEqual(yield* file.named, "here")
+        assert.strictEqual(yield* file.sync, "here")
         yield* disk.remove(at("f"))
         assert.strictEqual(yield* readAll(file), "abc")
-        yield* file.sync
-        assert.strictEqual(yield* file.named, "nowhere")
+        assert.strictEqual(yield* file.sync, "nowhere")
         yield* file.close
         assert.strictEqual(yield* opened(disk, at("f"), "read"), "ENOENT")
       }))

@@ -65,12 +65,11 @@ export const atHome = (
       : Effect.fail(new IoError({ operation, path, code: "ESTALE", cause: "its lock file was replaced" })))
 
 /**
- * Fails with `ESTALE` where the lock is the directory's still, and the file is not: it was moved, removed or replaced,
- * and what is durable in it will be found by nobody. What cannot be told is no failure; a directory that was moved as a
- * whole has its file.
+ * Syncs a file, and fails with `ESTALE` where the lock is the directory's still and the file is not: it was moved, removed
+ * or replaced, and what is durable in it will be found by nobody. A directory that was moved as a whole has its file.
  */
-export const inPlace = (file: DiskFile, lock: Pick<LockFile, "isCurrent">): Effect.Effect<void, IoError> =>
-  Effect.flatMap(Effect.orElseSucceed(file.named, () => "here"), (named) => {
+export const syncInPlace = (file: DiskFile, lock: Pick<LockFile, "isCurrent">): Effect.Effect<void, IoError> =>
+  Effect.flatMap(file.sync, (named) => {
     if (named === "here") return Effect.void
     const isLost = named === "nowhere" ? Effect.succeed(true) : Effect.orElseSucceed(lock.isCurrent, () => false)
     return Effect.flatMap(isLost, (isLost) =>

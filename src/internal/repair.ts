@@ -179,7 +179,7 @@ const writeOver = (
     (file) =>
       Effect.andThen(
         forEachChunk(file, start, end, (chunk, count, at) => Disk.overwriteFully(file, chunk, 0, count, at)),
-        file.sync
+        Effect.asVoid(file.sync)
       ),
     (file) => file.close
   )
@@ -237,7 +237,7 @@ const quarantine = Effect.fnUntraced(function*(
   yield* Effect.acquireUseRelease(
     disk.open(path, "create"),
     (target) =>
-      Effect.andThen(copyTo(target), target.sync).pipe(
+      Effect.andThen(copyTo(target), Effect.asVoid(target.sync)).pipe(
         // An unfinished copy is of no use to anyone, and the tail is still where it was.
         Effect.onError(() => Effect.ignore(disk.remove(path)))
       ),

@@ -301,14 +301,14 @@ export class Machine {
     return count
   }
 
-  #sync(handle: Handle, extent: Extent): undefined | Files.Refused {
+  #sync(handle: Handle, extent: Extent): "here" | "elsewhere" | "nowhere" | Files.Refused {
     const refused = this.#use(handle, "sync")
     if (refused !== undefined) return refused
-    const { node } = handle
+    const { node, path } = handle
     if (handle.syncFailed) this.misuse.push(`synced again after a failed sync: ${handle.path}`)
     if (!extent.dropped && !extent.half) this.state.sync(node)
     else if (node._tag === "file") this.state.drop(node, extent.dropped ? () => 0 : this.#setup.pick)
-    return undefined
+    return Files.find(this.state, path) === node ? "here" : this.state.isNamed(node) ? "elsewhere" : "nowhere"
   }
 
   #truncate(handle: Handle, size: number): undefined | Files.Refused {
@@ -363,10 +363,6 @@ export class Machine {
           Effect.sync(() => {
             handle.syncFailed = true
           })
-      ),
-      // No call of its own: the machine may as well stop in the one before.
-      named: Effect.sync(() =>
-        Files.find(this.state, path) === node ? "here" : this.state.isNamed(node) ? "elsewhere" : "nowhere"
       ),
       close: this.#close(handle)
     }

@@ -24,7 +24,7 @@ import { createSegment } from "./createSegment.ts"
 import { type Entry, lengthOf, recordLimit, txidLimit } from "./entries.ts"
 import type { Frames, PutFrames } from "./frames.ts"
 import { Gate } from "./gate.ts"
-import { atHome, inPlace } from "./home.ts"
+import { atHome, syncInPlace } from "./home.ts"
 import { Observers } from "./observers.ts"
 import type { SegmentFiles } from "./segmentFiles.ts"
 import { ofStore } from "./storeLogs.ts"
@@ -395,14 +395,14 @@ export class Writer {
     if (this.#refusal !== undefined) return Effect.fail(this.#refusal)
     // The round before may have covered all: an fsync of a segment that a rotation then closes must not be under way.
     if (this.isSynced) return Effect.void
+    const { lock } = this.#start
     const segment = this.#segment
     const offset = this.#offset
     const from = { segment, offset: this.#syncedSegment === segment ? this.#syncedOffset : 0 }
     // Before, not after it has failed: the system tells of a failure once, and a process that is killed with the news
     // must leave word for the next writer. A note that cannot be written is no reason not to sync.
     return Effect.ignore(this.#note(from)).pipe(
-      Effect.andThen(Effect.tapError(this.#guard(this.#file.sync), () => this.#noteFailed(from))),
-      Effect.andThen(this.#guard(inPlace(this.#file, this.#start.lock))),
+      Effect.andThen(Effect.tapError(this.#guard(syncInPlace(this.#file, lock)), () => this.#noteFailed(from))),
       Effect.map(() => {
         this.#syncedSegment = segment
         this.#syncedOffset = offset

@@ -51,7 +51,7 @@ const cutting = [
     name: "truncate-before-copy-is-synced",
     claim: "The copy of a torn tail is durable before the tail is cut off.",
     file: "src/internal/repair.ts",
-    find: "Effect.andThen(copyTo(target), target.sync).pipe(",
+    find: "Effect.andThen(copyTo(target), Effect.asVoid(target.sync)).pipe(",
     replace: "copyTo(target).pipe(",
     test: crashPoints,
     caughtBy: "cutting a record that ends too early| (|adversarial|)"
@@ -344,7 +344,7 @@ const durability = [
     name: "sync-without-fsync",
     claim: "`sync` has the disk sync the segment.",
     file: "src/internal/writer.ts",
-    find: "this.#guard(this.#file.sync)",
+    find: "this.#guard(syncInPlace(this.#file, lock))",
     replace: "this.#guard(Effect.void)",
     test: crashPoints,
     caughtBy: "at any point of |append and sync| (|adversarial|)"
@@ -371,8 +371,8 @@ const durability = [
     name: "fsync-retried",
     claim: "An fsync that has failed is not repeated.",
     file: "src/internal/writer.ts",
-    find: "this.#guard(this.#file.sync)",
-    replace: "this.#guard(Effect.retry(this.#file.sync, { times: 1 }))",
+    find: "this.#guard(syncInPlace(this.#file, lock))",
+    replace: "this.#guard(Effect.retry(syncInPlace(this.#file, lock), { times: 1 }))",
     test: failures,
     caughtBy: "all who waited for the fsync that failed are told so, and it is not repeated"
   },
@@ -780,8 +780,8 @@ const sharing = [
     name: "durable-in-a-replaced-segment",
     claim: "What is in a file that is no longer the store's segment is called durable by no sync.",
     file: "src/internal/writer.ts",
-    find: "Effect.andThen(this.#guard(inPlace(this.#file, this.#start.lock))),",
-    replace: "",
+    find: "syncInPlace(this.#file, lock)",
+    replace: "this.#file.sync",
     test: places,
     caughtBy: "is called durable by no sync"
   },

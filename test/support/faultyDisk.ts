@@ -322,7 +322,6 @@ export class FaultyDisk {
         Effect.sync(() => {
           handle.syncFailed = true
         })),
-      named: real.named,
       close: this.#close(path, handle, real.close)
     }
   }

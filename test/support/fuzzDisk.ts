@@ -182,7 +182,6 @@ export class FuzzDisk {
         use("stat")
         return file.length
       }),
-      named: Effect.succeed("here"),
       truncate: (size) =>
         this.#pooled("truncate", path, () => {
           use("truncate")
@@ -190,7 +189,10 @@ export class FuzzDisk {
           grow(file, size)
           return undefined
         }),
-      sync: this.#pooled("sync", path, () => use("sync")),
+      sync: this.#pooled("sync", path, () => {
+        use("sync")
+        return "here"
+      }),
       close: Effect.sync(() => {
         if (!isOpen) this.misuse.push(`${name} was closed twice`)
         isOpen = false
