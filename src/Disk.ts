@@ -59,8 +59,8 @@ export interface DiskFile {
   readonly size: Effect.Effect<number, IoError>
   readonly truncate: (size: number) => Effect.Effect<void, IoError>
   /**
-   * Makes everything written to the file durable, with its size (`fdatasync`, a full flush on macOS). Says whether, when
-   * that began, the path led to this very file (`here`), or only another name did, or none.
+   * Makes everything written to the file durable, with its size (`fdatasync`, a full flush on macOS). Says whether,
+   * when that began, the path led to this very file (`here`), or only another name did, or none.
    */
   readonly sync: Effect.Effect<"here" | "elsewhere" | "nowhere", IoError>
   /** Never fails: there is nothing left to do about it. */

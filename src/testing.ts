@@ -40,8 +40,8 @@ import { everyChoice, leaning, mix, seeded } from "./internal/simulatedRandom.ts
 import { State } from "./internal/simulatedState.ts"
 
 /**
- * The calls that can fail. `read` and `write` are those on the calling thread and those in the pool; finding the real path
- * of a directory is a `list`, and its identity a `size`.
+ * The calls that can fail. `read` and `write` are those on the calling thread and those in the pool; finding the real
+ * path of a directory is a `list`, and its identity a `size`.
  *
  * @category models
  * @since 0.1.0

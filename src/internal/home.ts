@@ -65,8 +65,9 @@ export const atHome = (
       : Effect.fail(new IoError({ operation, path, code: "ESTALE", cause: "its lock file was replaced" })))
 
 /**
- * Syncs a file, and fails with `ESTALE` where the lock is the directory's still and the file is not: it was moved, removed
- * or replaced, and what is durable in it will be found by nobody. A directory that was moved as a whole has its file.
+ * Syncs a file, and fails with `ESTALE` where the lock is the directory's still and the file is not: it was moved,
+ * removed or replaced, and what is durable in it will be found by nobody. A directory that was moved as a whole has its
+ * file.
  */
 export const syncInPlace = (file: DiskFile, lock: Pick<LockFile, "isCurrent">): Effect.Effect<void, IoError> =>
   Effect.flatMap(file.sync, (named) => {
