@@ -233,10 +233,11 @@ export const toStore = (
     captureStackTrace: false
   })
 
-const countBatch = (counted: Counted, [first, ...rest]: Arr.NonEmptyReadonlyArray<LogRecord>): void => {
+const countBatch = (counted: Counted, batch: Arr.NonEmptyReadonlyArray<LogRecord>): void => {
+  const [first] = batch
   if (first.offset === 0) countJump(counted, first.segment, first.txid)
-  counted.records += 1 + rest.length
-  counted.txid = rest.at(-1)?.txid ?? first.txid
+  counted.records += batch.length
+  counted.txid = batch.at(-1)?.txid ?? first.txid
 }
 
 const write = Effect.fnUntraced(function*(
