@@ -1,6 +1,6 @@
 /** The `datawal` command: the commands that write, other processes, pipes and terminals. */
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
-import { Cause } from "effect"
+import { Cause, Effect } from "effect"
 import * as ChildProcess from "node:child_process"
 import { once } from "node:events"
 import * as NFS from "node:fs"
@@ -9,6 +9,7 @@ import { pathToFileURL } from "node:url"
 import { verdict } from "../src/cli/failure.ts"
 import { misreadOf } from "../src/cli/misread.ts"
 import { CorruptTail } from "../src/Errors.ts"
+import * as Log from "../src/Log.ts"
 import * as Cli from "./support/cli.ts"
 import {
   assertClean,
@@ -593,6 +594,25 @@ describe.skipIf(!hasScript)("on a terminal", Cli.patience, () => {
     const piped = await datawalProcess(["verify", big.store])
     assertClean(piped)
     assert.isFalse(hasControls(piped.out))
+  })
+
+  it("a warning takes the line of the bar, and leaves nothing of it", async () => {
+    const store = newPath("lost")
+    await Effect.runPromise(Effect.scoped(Effect.gen(function*() {
+      const log = yield* Log.make({ directory: store })
+      for (let batch = 0; batch < 20; batch++) {
+        yield* log.appendAll(Array.from({ length: 10_000 }, () => "x".repeat(100)))
+        if (batch < 2) yield* log.rotate
+      }
+    })))
+    NFS.rmSync(NodePath.join(store, "00000002.dwal"))
+    // Not compiled, it takes long enough for a bar on any machine.
+    const ran = await onTerminal(`'${process.execPath}' --jitless '${Cli.command}' verify '${store}'`)
+    assert.strictEqual(ran.code, 0)
+    assert.match(ran.out, /verify \[.*MiB/)
+    const lines = ran.out.split("\n").filter((line) => line.includes("warning"))
+    assert.strictEqual(lines.length, 1)
+    assert.match(lines[0]!, /\r\u001B\[Kdatawal: warning: .* was a segment lost\?\r$/)
   })
 
   it("raw bytes are not written to a terminal", async () => {

@@ -54,6 +54,13 @@ const listen = (stream: NodeJS.WriteStream): void => {
   stream.on("error", () => {})
 }
 
+let barIsShown = false
+
+/** Tells that a bar stands in the last line of standard error, or does no more: what is said takes its place there. */
+export const showBar = (isShown: boolean): void => {
+  barIsShown = isShown
+}
+
 export const layer: Layer.Layer<Output> = Layer.sync(Output, () => {
   const isFile = NFS.fstatSync(1).isFile()
   if (!isFile) listen(process.stdout)
@@ -61,7 +68,7 @@ export const layer: Layer.Layer<Output> = Layer.sync(Output, () => {
   return Output.of({
     isTerminal: !isFile && process.stdout.isTTY,
     write: (data) => isFile ? writeFile(data) : Effect.suspend(() => writeTo(process.stdout, data)),
-    note: (line) => Effect.ignore(writeTo(process.stderr, `${line}\n`))
+    note: (line) => Effect.ignore(writeTo(process.stderr, barIsShown ? `\r\x1b[K${line}\n` : `${line}\n`))
   })
 })
 

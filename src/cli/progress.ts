@@ -4,6 +4,7 @@
  */
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
+import { showBar } from "./output.ts"
 
 /** Says how far the work has come. */
 export type Progress = (done: number) => void
@@ -43,7 +44,14 @@ const startBar = async ({ label, total, unit }: ProgressOptions, done: number): 
     barsize: 30
   })
   bar.start(total ?? 0, done)
-  return { update: (value) => bar.update(value), stop: () => bar.stop() }
+  showBar(true)
+  return {
+    update: (value) => bar.update(value),
+    stop: () => {
+      bar.stop()
+      showBar(false)
+    }
+  }
 }
 
 /** Shows a bar until the scope closes. */
