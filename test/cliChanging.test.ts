@@ -600,7 +600,7 @@ describe.skipIf(!hasScript)("on a terminal", Cli.patience, () => {
     const store = newPath("lost")
     await Effect.runPromise(Effect.scoped(Effect.gen(function*() {
       const log = yield* Log.make({ directory: store })
-      for (let batch = 0; batch < 20; batch++) {
+      for (let batch = 0; batch < 8; batch++) {
         yield* log.appendAll(Array.from({ length: 10_000 }, () => "x".repeat(100)))
         if (batch < 2) yield* log.rotate
       }
