@@ -152,6 +152,20 @@ describe("a cut", () => {
     }))
 })
 
+describe("a segment that a writer has made before it died", () => {
+  it.live("has a durable name before the next one writes to it", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      NFS.writeFileSync(NodePath.join(directory, "00000001.dwal"), "")
+      const disk = new FaultyDisk()
+      yield* over(disk)(Effect.scoped(Effect.flatMap(Log.make({ directory }), (log) => log.append("one"))))
+      const kinds = disk.calls.map(({ kind }) => kind)
+      const written = kinds.indexOf("appendNow")
+      assert.isAtLeast(written, 0)
+      assert.include(kinds.slice(0, written), "syncDirectory")
+    }))
+})
+
 describe("closing", () => {
   it.live("waits for an fsync under way, also of a writer that has failed meanwhile", () =>
     Effect.gen(function*() {

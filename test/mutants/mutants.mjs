@@ -432,12 +432,12 @@ const durability = [
   },
   {
     name: "open-without-directory-sync",
-    claim: "The first segment's name is durable before anything is in it.",
+    claim: "The name of a segment that is there is durable before anything is written to it.",
     file: "src/internal/repair.ts",
     find: "before anything is written to it.\n  yield* disk.syncDirectory(directory)",
     replace: "before anything is written to it.",
-    test: crashPoints,
-    caughtBy: "at any point of |append and sync| (|adversarial|)"
+    test: fsync,
+    caughtBy: "has a durable name before the next one writes to it"
   },
   {
     name: "open-without-sync-of-parents",
@@ -1005,15 +1005,6 @@ const sharing = [
     replace: "",
     test: cache,
     caughtBy: "of more segments than are kept open, all values are read from memory in the end"
-  },
-  {
-    name: "cache-outlives-its-store",
-    claim: "Nothing is given out once the scope has closed.",
-    file: "src/internal/segmentFiles.ts",
-    find: "this.#cache = undefined\n",
-    replace: "\n",
-    test: cache,
-    caughtBy: "is of no use once the scope has closed"
   },
   {
     name: "gathering-does-not-compare-the-key",
