@@ -59,13 +59,21 @@ export interface DiskFile {
   readonly size: Effect.Effect<number, IoError>
   readonly truncate: (size: number) => Effect.Effect<void, IoError>
   /**
-   * Makes everything written to the file durable, with its size (`fdatasync`, a full flush on macOS). Says whether,
-   * when that began, the path led to this very file (`here`), or only another name did, or none.
+   * Makes everything written to the file durable, with its size (`fdatasync`, a full flush on macOS). Says where the
+   * file was when that began.
    */
-  readonly sync: Effect.Effect<"here" | "elsewhere" | "nowhere", IoError>
+  readonly sync: Effect.Effect<Whereabouts, IoError>
   /** Never fails: there is nothing left to do about it. */
   readonly close: Effect.Effect<void>
 }
+
+/**
+ * Of an open file: its path leads to it (`here`), only another name does (`elsewhere`), or none (`nowhere`).
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Whereabouts = "here" | "elsewhere" | "nowhere"
 
 /**
  * The lock's sentinel, opened.

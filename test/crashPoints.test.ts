@@ -151,6 +151,22 @@ const workloads: ReadonlyArray<Workload> = [
     })
   },
   {
+    name: "a write that fails in the middle, and is taken back at the close",
+    options: { directory },
+    disk: {
+      faults: [
+        { kind: "write", path: ".dwal", nth: 3, bytes: 600 },
+        { kind: "write", path: ".dwal", nth: 4, code: "ENOSPC" }
+      ]
+    },
+    run: Effect.fnUntraced(function*(subject) {
+      yield* append(subject, raw(100))
+      yield* subject.sync
+      yield* append(subject, raw(300))
+      assert.isTrue(Exit.isFailure(yield* Effect.exit(append(subject, raw(900)))))
+    })
+  },
+  {
     name: "a store in directories that are not there",
     options: { directory: "/a/b/s" },
     disk: { directories: [] },

@@ -5,7 +5,7 @@
 import * as Effect from "effect/Effect"
 import * as NFS from "node:fs"
 import * as Path from "node:path"
-import type { DiskFile, DiskService, LockFile, OpenMode } from "../Disk.ts"
+import type { DiskFile, DiskService, LockFile, OpenMode, Whereabouts } from "../Disk.ts"
 import { IoError, LockUnavailable } from "../Errors.ts"
 import { flock } from "./flock.ts"
 
@@ -63,7 +63,7 @@ const isSame = ({ dev, ino }: NFS.BigIntStats, path: string): boolean => {
 // find out is as it was. There are file systems that count no links.
 const sync = (path: string, fd: number): DiskFile["sync"] => {
   let own: NFS.BigIntStats | undefined
-  let named: "here" | "elsewhere" | "nowhere" = "here"
+  let named: Whereabouts = "here"
   const look = (): void => {
     try {
       own ??= NFS.fstatSync(fd, { bigint: true })

@@ -73,9 +73,8 @@ export const recover = Effect.fnUntraced(function*(
         Effect.flatMap(createSegment(disk, directory, 1), ({ file, id }) => Effect.as(file.close, id))
       )
     ]
-  }
-  // Also for a segment that a crashed writer created: its name is durable before anything is written to it.
-  yield* disk.syncDirectory(directory)
+    // A crashed writer may have created it: its name is durable before anything is written to it.
+  } else yield* disk.syncDirectory(directory)
   const { bytes, counted, damage } = yield* readRecords(directory, ids, options)
   if (damage !== undefined && !mayCut(options.policy, damage, ids.at(-1))) {
     return yield* Recovery.damageError(directory, damage)

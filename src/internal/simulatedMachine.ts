@@ -4,7 +4,7 @@
  */
 import * as Effect from "effect/Effect"
 import * as NodePath from "node:path"
-import type { DiskFile, DiskService, LockFile, OpenMode } from "../Disk.ts"
+import type { DiskFile, DiskService, LockFile, OpenMode, Whereabouts } from "../Disk.ts"
 import { IoError } from "../Errors.ts"
 import type { Fault, Kind, Operation } from "../testing.ts"
 import * as Files from "./simulatedFiles.ts"
@@ -301,7 +301,7 @@ export class Machine {
     return count
   }
 
-  #sync(handle: Handle, extent: Extent): "here" | "elsewhere" | "nowhere" | Files.Refused {
+  #sync(handle: Handle, extent: Extent): Whereabouts | Files.Refused {
     const refused = this.#use(handle, "sync")
     if (refused !== undefined) return refused
     const { node, path } = handle
