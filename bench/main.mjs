@@ -37,6 +37,7 @@ const forms = {
   full: {
     rounds: 3,
     budget_ms: 800,
+    warm_operations: 4_000,
     delay_ms: 500,
     filling_ms: 4_000,
     idle_ms: 100,
@@ -48,6 +49,7 @@ const forms = {
   quick: {
     rounds: 1,
     budget_ms: 200,
+    warm_operations: 2_000,
     delay_ms: 200,
     filling_ms: 2_000,
     idle_ms: 50,
@@ -59,6 +61,7 @@ const forms = {
   smoke: {
     rounds: 1,
     budget_ms: 1,
+    warm_operations: 0,
     delay_ms: 1,
     filling_ms: 1,
     idle_ms: 1,

@@ -23,11 +23,14 @@ const timed = async (work, count) => {
   return (performance.now() - started) * 1e6 / count
 }
 
+/** No work is made warm for longer, however slow the disk. */
+const warming_ms_max = 10_000
+
 /**
  * How many operations make a slice, by the quickest seen so far: a pause must not be taken for their cost. On the way
- * there, the compiler gets warm.
+ * there, the compiler gets warm, which goes by how often code has run: what waits for a disk takes longer.
  */
-const calibrate = async (work, { count_max, operations_max, warm_ms }) => {
+const calibrate = async (work, { count_max, operations_max, warm_ms, warm_operations = 0 }) => {
   let count = 1
   let done = 0
   let least_ms = Infinity
@@ -36,7 +39,9 @@ const calibrate = async (work, { count_max, operations_max, warm_ms }) => {
   // Of the processor's time, which on a busy machine is less than the clock's; unless it is the disk that is slow.
   const isWarm = () => {
     const spent = process.cpuUsage()
-    return (spent.user + spent.system - user - system) / 1_000 >= warm_ms || performance.now() - started >= 4 * warm_ms
+    const passed_ms = performance.now() - started
+    const enough = (spent.user + spent.system - user - system) / 1_000 >= warm_ms || passed_ms >= 4 * warm_ms
+    return (enough && done >= warm_operations) || passed_ms >= warming_ms_max
   }
   for (;;) {
     const each_ms = await timed(work, count) / 1e6
@@ -52,12 +57,12 @@ const calibrate = async (work, { count_max, operations_max, warm_ms }) => {
  * Times `work` against `floor`, in nanoseconds an operation. Each is `{ run: (count, input) => …, prepare?: (count) =>
  * input }`, and only `run` is timed. Ends when `budget_ms` are spent, or `operations_max` done.
  */
-export const compare = async ({ budget_ms, floor, operations_max = Infinity, work }) => {
+export const compare = async ({ budget_ms, floor, operations_max = Infinity, warm_operations, work }) => {
   // A quarter of the operations to get warm, the rest in at least a dozen slices.
   const count_max = Math.max(1, Math.floor(operations_max / 16))
   const limits = { count_max, operations_max: operations_max / 4 }
   const floor_count = await calibrate(floor, { ...limits, warm_ms: budget_ms / 8 })
-  const count = await calibrate(work, { ...limits, warm_ms: budget_ms / 2 })
+  const count = await calibrate(work, { ...limits, warm_ms: budget_ms / 2, warm_operations })
   const slices_max = Math.max(slices_min, Math.floor(operations_max * 0.6 / Math.max(count, floor_count)))
   const end = performance.now() + budget_ms
   const floors = []

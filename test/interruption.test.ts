@@ -403,8 +403,87 @@ const prepare = Effect.fnUntraced(function*(state: State, directory: string) {
   if (state.note !== undefined) NFS.writeFileSync(NodePath.join(directory, ".lock"), state.note)
 })
 
+/** Closes the scope in which `run` opens a store while the call at `index` is held; what became of the opening. */
+const closeAt = Effect.fnUntraced(function*<A, E, R>(
+  disk: FaultyDisk,
+  index: number,
+  scope: Scope.Closeable,
+  run: Effect.Effect<A, E, R>,
+  meanwhile: Effect.Effect<unknown>
+) {
+  const held = disk.holdCall(disk.calls.length + index)
+  const fiber = yield* Effect.forkChild(run, { startImmediately: true })
+  yield* soon(held.reached)
+  const closing = yield* Effect.forkChild(Scope.close(scope, Exit.void), { startImmediately: true })
+  yield* settle
+  yield* meanwhile
+  yield* held.release
+  yield* soon(Fiber.join(closing))
+  return yield* soon(Fiber.await(fiber))
+})
+
 describe("an interrupted opening", () => {
+  it.live("in a scope that has closed does not begin", () =>
+    Effect.gen(function*() {
+      const root = yield* temporaryDirectory
+      const scope = yield* Scope.make()
+      yield* Scope.close(scope, Exit.void)
+      const options = { directory: NodePath.join(root, "store") }
+      for (const opening of [Log.make(options), Kv.make(options), Kv.makeReader({ directory: root })]) {
+        const exit = yield* soon(Effect.exit(Scope.provide<unknown, unknown, Scope.Scope>(opening, scope)))
+        assert.isTrue(Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause))
+      }
+      assert.deepStrictEqual(NFS.readdirSync(root), [])
+    }))
+
+  it.live("that waits for the lock ends with its scope", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      yield* Lock.acquire(directory)
+      const closed = Effect.scoped(Effect.gen(function*() {
+        const opening = yield* Effect.forkScoped(Log.make({ directory, waitForLock: "1 hour" }))
+        yield* settle
+        return opening
+      }))
+      const exit = yield* soon(Effect.flatMap(closed, Fiber.await))
+      assert.isTrue(Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause))
+    }))
+
   for (const state of states) {
+    it.live(`opening ${state.name}: a scope that closes anywhere in it waits for it, and lets go of the lock then`, () =>
+      Effect.gen(function*() {
+        const dry = new FaultyDisk()
+        let count = 0
+        yield* Effect.scoped(Effect.gen(function*() {
+          const directory = NodePath.join(yield* temporaryDirectory, "a", "store")
+          yield* prepare(state, directory)
+          yield* over(dry)(Log.make({ directory }))
+          count = dry.calls.length
+        }))
+        const locked = dry.calls.findIndex(({ kind }) => kind === "tryLock")
+        for (const [index, call] of dry.calls.slice(0, count).entries()) {
+          if (!holdable(call)) continue
+          const context = `${state.name}, call ${index} (${call.kind} ${NodePath.basename(call.path)})`
+          yield* Effect.scoped(Effect.gen(function*() {
+            const directory = NodePath.join(yield* temporaryDirectory, "a", "store")
+            yield* prepare(state, directory)
+            const disk = new FaultyDisk()
+            const scope = yield* Scope.make()
+            const isLocked = Effect.gen(function*() {
+              const exit = yield* Effect.exit(Effect.scoped(Lock.acquire(directory)))
+              if (index > locked) assert.isTrue(Exit.isFailure(exit), `${context}: the lock is free`)
+            })
+            const run = over(disk)(Scope.provide(Log.make({ directory }), scope))
+            const exit = yield* closeAt(disk, index, scope, run, isLocked)
+            assert.isTrue(Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause), context)
+            assert.strictEqual(disk.openDescriptors, 0, context)
+            assert.deepStrictEqual(disk.misuse, [], context)
+            const log = yield* Log.make({ directory })
+            assert.deepStrictEqual(yield* payloads(log), state.missing === true ? [] : ["one", "two"], context)
+          }))
+        }
+      }))
+
     it.live(`opening ${state.name}, interrupted anywhere, holds nothing, and the next open finds everything`, () =>
       Effect.gen(function*() {
         const dry = new FaultyDisk()

@@ -25,10 +25,13 @@ const grouped = (work, group) => ({
  */
 export const measure = async (context, { floor, floor_group, group = 1, operations_max = Infinity, work }) => {
   const { budget_ms, delay_ms, idle_ms } = context.form
+  const warm_operations = Math.ceil(context.form.warm_operations / group)
   const per_floor = floor_group ?? group
   const most = Math.max(1, Math.min(context.form.operations_max, operations_max) / group)
   const parts = { floor: grouped(floor, per_floor), work: grouped(work, group) }
-  const { memory, value } = await withMemory(() => compare({ budget_ms, operations_max: most, ...parts }))
+  const { memory, value } = await withMemory(() =>
+    compare({ budget_ms, operations_max: most, warm_operations, ...parts })
+  )
   const figures = {
     floor_ns: value.floor_ns / per_floor,
     cost_ns: value.cost_ns / group,

@@ -399,25 +399,22 @@ export class Writer {
     const segment = this.#segment
     const offset = this.#offset
     const from = { segment, offset: this.#syncedSegment === segment ? this.#syncedOffset : 0 }
+    const synced = Effect.map(this.#guard(syncInPlace(this.#file, lock), () => this.#noteFailed(from)), () => {
+      this.#syncedSegment = segment
+      this.#syncedOffset = offset
+    })
     // Before, not after it has failed: the system tells of a failure once, and a process that is killed with the news
     // must leave word for the next writer. A note that cannot be written is no reason not to sync.
-    return Effect.ignore(this.#note(from)).pipe(
-      Effect.andThen(Effect.tapError(this.#guard(syncInPlace(this.#file, lock)), () => this.#noteFailed(from))),
-      Effect.map(() => {
-        this.#syncedSegment = segment
-        this.#syncedOffset = offset
-      })
-    )
+    if (this.#isNoted(from)) return synced
+    const noted = Effect.map(lock.noteUnsynced(from), () => {
+      this.#noted = from
+    })
+    return Effect.andThen(Effect.ignore(noted), synced)
   })
 
   /** An older note says as much and costs nothing; but the more is behind it, the more the next writer writes again. */
-  #note(from: Position): Effect.Effect<void, IoError> {
-    const noted = this.#noted
-    return noted?.segment === from.segment && from.offset - noted.offset <= noted_bytes_max
-      ? Effect.void
-      : Effect.map(this.#start.lock.noteUnsynced(from), () => {
-        this.#noted = from
-      })
+  #isNoted({ offset, segment }: Position): boolean {
+    return this.#noted?.segment === segment && offset - this.#noted.offset <= noted_bytes_max
   }
 
   #noteFailed(from: Position): Effect.Effect<void> {
@@ -485,9 +482,12 @@ export class Writer {
     return Effect.andThen(told, held)
   }
 
-  #guard<A>(effect: Effect.Effect<A, IoError>): Effect.Effect<A, IoError> {
+  #guard<A>(effect: Effect.Effect<A, IoError>, onFailure = () => Effect.void): Effect.Effect<A, IoError> {
     const whole = Effect.catchDefect(effect, (cause) => Effect.fail(Disk.defectError(this.#file.path, cause)))
-    return Effect.tapError(whole, (error) => Effect.sync(() => this.#poison(error)))
+    return Effect.tapError(whole, (error) => {
+      this.#poison(error)
+      return onFailure()
+    })
   }
 
   /** From here on nothing is written: the first failure is the one that later calls name. */

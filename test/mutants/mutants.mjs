@@ -479,8 +479,8 @@ const durability = [
     name: "no-note-before-fsync",
     claim: "The note for the next writer is there before the fsync that may fail.",
     file: "src/internal/writer.ts",
-    find: "return Effect.ignore(this.#note(from)).pipe(",
-    replace: "return Effect.void.pipe(",
+    find: "Effect.andThen(Effect.ignore(noted), synced)",
+    replace: "synced",
     test: fsync,
     caughtBy: "takes nothing along that the next one syncs"
   },
