@@ -255,13 +255,14 @@ describe("a failing disk under the log", () => {
       }
     }))
 
-  it.live("a small write that fails halfway is taken back when the writer closes, and so is a batch", () =>
+  it.live("a small write that fails halfway is taken back when the writer closes, and of a batch what is no whole record", () =>
     Effect.gen(function*() {
-      const writes: ReadonlyArray<(log: Log.Log["Service"]) => Effect.Effect<unknown, Log.WriteError>> = [
-        (log) => log.append("half"),
-        (log) => log.appendAll(["half", "of", "these"])
+      const writes: ReadonlyArray<readonly [ReadonlyArray<string>, number]> = [
+        [["half"], 0],
+        [["half", "of", "these"], 1],
+        [many(5, 1_000), 2]
       ]
-      for (const write of writes) {
+      for (const [batch, whole] of writes) {
         const directory = yield* temporaryDirectory
         const path = NodePath.join(directory, "00000001.dwal")
         const disk = new FaultyDisk()
@@ -269,17 +270,46 @@ describe("a failing disk under the log", () => {
           const log = yield* Log.make({ directory })
           yield* log.append("whole")
           disk.failNext("appendNow", "ENOSPC", { landed: "half" })
-          yield* Effect.flip(write(log))
+          yield* Effect.flip(log.appendAll(batch))
           const { offset } = yield* log.end
           assert.isAbove(NFS.statSync(path).size, offset)
           return offset
         })))
-        assert.strictEqual(NFS.statSync(path).size, end)
+        const kept = batch.slice(0, whole)
+        assert.strictEqual(NFS.statSync(path).size, kept.reduce((at, { length }) => at + length + 28, end))
         yield* Effect.scoped(Effect.gen(function*() {
           const log = yield* Log.make({ directory, policy: "strict" })
-          assert.deepStrictEqual(yield* payloads(log), ["whole"])
+          assert.deepStrictEqual(yield* payloads(log), ["whole", ...kept])
         }))
       }
+    }))
+
+  it.live("what a reader has seen of a batch that fails keeps its place: no other record comes there", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const disk = new FaultyDisk()
+      const seen: Array<string> = []
+      yield* Effect.scoped(Effect.flatMap(Log.make({ directory }), (log) => log.append("one")))
+      const reader = yield* Reader.make({ directory })
+      const following = yield* Effect.forkChild(
+        Stream.runForEach(
+          Stream.take(reader.follow({ segment: 1, offset: 0 }, { every: "2 millis" }), 5),
+          ({ payload, txid }) => Effect.sync(() => seen.push(`${txid} ${text(payload)}`))
+        ),
+        { startImmediately: true }
+      )
+      yield* over(disk)(Effect.scoped(Effect.gen(function*() {
+        const log = yield* Log.make({ directory })
+        disk.failNext("appendNow", "ENOSPC", { landed: "half" })
+        yield* Effect.flip(log.appendAll(["ghost a", "ghost b", "ghost c", "ghost d"]))
+        // It sees what is there before the writer closes.
+        while (seen.length < 3) yield* Effect.sleep("1 millis")
+      })))
+      const log = yield* Log.make({ directory })
+      yield* log.appendAll(["1st new", "2nd new"])
+      yield* Fiber.join(following)
+      assert.deepStrictEqual(seen, ["1 one", "2 ghost a", "3 ghost b", "4 1st new", "5 2nd new"])
+      assert.deepStrictEqual(yield* payloads(log), ["one", "ghost a", "ghost b", "1st new", "2nd new"])
     }))
 
   it.live("a large write that fails halfway is taken back, or frames in its payload would keep the log from opening", () =>

@@ -4,7 +4,7 @@
  * written over a cut that has had none.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Fiber, References, Scope, Stream } from "effect"
+import { Effect, Exit, Fiber, Latch, References, Scope, Stream } from "effect"
 import NFS from "node:fs"
 import { syncBuiltinESMExports } from "node:module"
 import * as NodePath from "node:path"
@@ -149,6 +149,62 @@ describe("a cut", () => {
           assert.include([1, 2], (yield* shown(survivor)).length, survivor.script)
         }
       })).pipe(onSimulated(disk))
+    }))
+})
+
+describe("what a failed write has left", () => {
+  const filled = (letter: string, length: number) => letter.repeat(length)
+
+  it.live("does not come back between records that are written there later", () =>
+    Effect.gen(function*() {
+      for (let seed = 1; seed <= 8; seed++) {
+        const disk = makeDisk({ directories: [directory], seed })
+        const open = Log.make({ directory })
+        yield* Effect.gen(function*() {
+          yield* Effect.scoped(Effect.flatMap(open, (log) => Effect.andThen(log.append("synced"), log.sync)))
+          yield* Effect.scoped(Effect.gen(function*() {
+            const log = yield* open
+            disk.fail({ kind: "write", path: ".dwal", code: "ENOSPC", landed: "half" })
+            yield* Effect.flip(log.appendAll(["a", "b", "c", "d"].map((letter) => filled(letter, 700))))
+          }))
+          yield* Effect.scoped(Effect.gen(function*() {
+            const log = yield* open
+            for (const letter of ["x", "y", "z"]) yield* log.append(filled(letter, 600))
+            for (const survivor of disk.survivors(60)) {
+              assert.include(yield* shown(survivor), "synced", survivor.script)
+            }
+          }))
+        }).pipe(onSimulated(disk))
+      }
+    }).pipe(Effect.provideService(References.MinimumLogLevel, "None")))
+
+  it.live("is taken back without another fsync on a descriptor whose fsync has failed meanwhile", () =>
+    Effect.gen(function*() {
+      const disk = new FaultyDisk()
+      const path = yield* temporaryDirectory
+      const gate = Latch.makeUnsafe()
+      // A large write that waits until the fsync has failed.
+      const late: Disk.DiskService = {
+        ...disk.service,
+        open: (path, mode) =>
+          Effect.map(disk.service.open(path, mode), (file) => ({
+            ...file,
+            append: (...given) => Effect.andThen(gate.await, file.append(...given))
+          }))
+      }
+      yield* Effect.scoped(Effect.gen(function*() {
+        const log = yield* Log.make({ directory: path })
+        yield* log.append("one")
+        disk.failNext("append", "ENOSPC", { landed: "half" })
+        disk.failNext("sync", "EIO")
+        const writing = yield* Effect.forkChild(log.append(filled("x", 300_000)), { startImmediately: true })
+        assert.deepInclude(yield* Effect.flip(log.sync), { _tag: "IoError", operation: "sync" })
+        yield* gate.open
+        assert.deepInclude(yield* Effect.flip(Fiber.join(writing)), { _tag: "IoError", operation: "write" })
+        assert.strictEqual(NFS.statSync(NodePath.join(path, "00000001.dwal")).size, (yield* log.end).offset)
+      })).pipe(Effect.provideService(Disk.Disk, late))
+      assert.deepStrictEqual(disk.misuse, [])
+      assert.strictEqual(disk.count("sync", ".dwal"), 1)
     }))
 })
 

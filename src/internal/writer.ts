@@ -28,6 +28,8 @@ import { atHome, syncInPlace } from "./home.ts"
 import { Observers } from "./observers.ts"
 import type { SegmentFiles } from "./segmentFiles.ts"
 import { ofStore } from "./storeLogs.ts"
+import { takeBack } from "./takeBack.ts"
+import { UnsyncedNote } from "./unsyncedNote.ts"
 
 /** Where a record was written. */
 export interface RecordRef {
@@ -54,9 +56,6 @@ export interface Start {
 // Of a batch, in one step. After a snapshot each record may have the index copy 64 KiB: milliseconds' worth.
 const piece_records_max = 1_024
 
-// So much may have become durable since the note was written; more would take the next writer too long.
-const noted_bytes_max = 1_048_576
-
 // A yield would not do: `Effect.runSync` goes on behind one in the same step.
 const nextTick = Effect.promise(() => Promise.resolve())
 
@@ -72,6 +71,8 @@ export class Writer {
   #refusal: WriterPoisoned | IoError | undefined
   /** A write has failed, and may have left a part of a frame. */
   #hasPart = false
+  /** Of the active segment: no other is tried on that descriptor. */
+  #hasFailedSync = false
   #file: Disk.DiskFile
   #segment: number
   #offset: number
@@ -80,8 +81,7 @@ export class Writer {
   // everything.
   #syncedSegment = 0
   #syncedOffset = 0
-  /** From where on the lock file says that durability is open. */
-  #noted: Position | undefined
+  readonly #note: UnsyncedNote
   #waiting: Deferred.Deferred<void, IoError | WriterPoisoned> | undefined
   /** Set while a fiber runs the rounds; done when it has ended. */
   #committing: Deferred.Deferred<void> | undefined
@@ -89,6 +89,7 @@ export class Writer {
   constructor(start: Start) {
     const active = start.segments.at(-1) ?? { id: 1, bytes: 0 }
     this.#start = start
+    this.#note = new UnsyncedNote(start.lock)
     this.#file = start.active
     this.#segment = active.id
     this.#offset = active.bytes
@@ -168,7 +169,7 @@ export class Writer {
     const keyEnd = Frame.header_bytes + entry.key.length
     Frame.encodeInto(bytes, 0, entry.type, this.#txid + 1, entry.key, entry.payload)
     // At once: if there are whole frames in the payload, the part that is left would not be cut at the next opening.
-    yield* this.#guard(Effect.tapError(Disk.appendFully(this.#file, bytes, 0, length), () => this.#takeBack))
+    yield* this.#guard(Disk.appendFully(this.#file, bytes, 0, length), () => this.#takeBack)
     // What the file has, not what the caller's memory holds by now.
     const key = bytes.subarray(Frame.header_bytes, keyEnd)
     const payload = bytes.subarray(keyEnd, length - Frame.crc_bytes)
@@ -331,9 +332,20 @@ export class Writer {
   }
 
   /**
-   * Cuts off what a failed write has left: the next opening would have to copy it, for which a full disk has no room.
+   * Cuts off the part of a frame that a failed write has left: the next opening would have to copy it, for which a full
+   * disk has no room. Durably: else a loss of power could leave some of it between what is written there later.
    */
-  readonly #takeBack: Effect.Effect<void> = Effect.suspend(() => Effect.ignore(this.#file.truncate(this.#offset)))
+  readonly #takeBack: Effect.Effect<void> = Effect.gen({ self: this }, function*() {
+    this.#hasPart = false
+    // Who waits for an fsync is told of its failure, and the system tells one of two.
+    if (this.#committing !== undefined) yield* Deferred.await(this.#committing)
+    const sync = this.#hasFailedSync ? Effect.void : this.#file.sync
+    const from = { segment: this.#segment, offset: 0 }
+    yield* Effect.catch(
+      Effect.andThen(takeBack(this.#file, this.#offset), sync),
+      ({ operation }) => operation === "sync" ? this.#note.writeFailed(from) : Effect.void
+    )
+  })
 
   #written(entry: Entry, len: number): RecordRef {
     const ref = { segment: this.#segment, offset: this.#offset, len, txid: ++this.#txid }
@@ -395,34 +407,18 @@ export class Writer {
     if (this.#refusal !== undefined) return Effect.fail(this.#refusal)
     // The round before may have covered all: an fsync of a segment that a rotation then closes must not be under way.
     if (this.isSynced) return Effect.void
-    const { lock } = this.#start
     const segment = this.#segment
     const offset = this.#offset
     const from = { segment, offset: this.#syncedSegment === segment ? this.#syncedOffset : 0 }
-    const synced = Effect.map(this.#guard(syncInPlace(this.#file, lock), () => this.#noteFailed(from)), () => {
+    const inPlace = this.#guard(syncInPlace(this.#file, this.#start.lock), () => this.#note.writeFailed(from))
+    const synced = Effect.map(inPlace, () => {
       this.#syncedSegment = segment
       this.#syncedOffset = offset
     })
     // Before, not after it has failed: the system tells of a failure once, and a process that is killed with the news
-    // must leave word for the next writer. A note that cannot be written is no reason not to sync.
-    if (this.#isNoted(from)) return synced
-    const noted = Effect.map(lock.noteUnsynced(from), () => {
-      this.#noted = from
-    })
-    return Effect.andThen(Effect.ignore(noted), synced)
+    // must leave word for the next writer.
+    return this.#note.says(from) ? synced : Effect.andThen(this.#note.write(from), synced)
   })
-
-  /** An older note says as much and costs nothing; but the more is behind it, the more the next writer writes again. */
-  #isNoted({ offset, segment }: Position): boolean {
-    return this.#noted?.segment === segment && offset - this.#noted.offset <= noted_bytes_max
-  }
-
-  #noteFailed(from: Position): Effect.Effect<void> {
-    return Effect.catch(
-      this.#start.lock.noteUnsynced({ ...from, failed: true }),
-      (error) => this.#warn("the failed sync could not be noted for the next writer", error)
-    )
-  }
 
   /** Syncs the active segment and goes on in the next. */
   readonly rotate: Effect.Effect<Position, WriteError> = Effect.suspend(() =>
@@ -454,9 +450,7 @@ export class Writer {
       if (this.#refusal === undefined && !this.isSynced) {
         yield* Effect.catch(this.sync, (error) => this.#warn("the last records may not be durable", error))
       }
-      if (this.#refusal === undefined && this.#noted !== undefined) {
-        yield* Effect.ignore(this.#start.lock.noteUnsynced(undefined))
-      }
+      if (this.#refusal === undefined) yield* Effect.ignore(this.#note.clear)
       this.#refusal = closedError("write", this.#start.directory)
       if (this.#committing !== undefined) yield* Deferred.await(this.#committing)
       if (this.#hasPart) yield* this.#takeBack
@@ -494,6 +488,7 @@ export class Writer {
   #poison(cause: IoError): IoError {
     const { code, operation, path } = cause
     this.#hasPart ||= operation === "write"
+    this.#hasFailedSync ||= operation === "sync"
     this.#refusal ??= new WriterPoisoned({ directory: this.#start.directory, operation, path, code, cause })
     return cause
   }

@@ -223,7 +223,7 @@ const writing = [
     claim: "What is left of a large write that failed is taken back.",
     file: "src/internal/writer.ts",
     find: "Disk.appendFully(this.#file, bytes, 0, length), () => this.#takeBack)",
-    replace: "Disk.appendFully(this.#file, bytes, 0, length), () => Effect.void)",
+    replace: "Disk.appendFully(this.#file, bytes, 0, length))",
     test: failures,
     caughtBy: "a large write that fails halfway is taken back"
   },
@@ -237,10 +237,37 @@ const writing = [
     caughtBy: "a small write that fails halfway is taken back"
   },
   {
+    name: "taken-back-whole",
+    claim: "Whole records of a batch that failed stay: a reader may have seen them.",
+    file: "src/internal/takeBack.ts",
+    find: "file.truncate(offset + whole)",
+    replace: "file.truncate(offset)",
+    test: failures,
+    caughtBy: "what a reader has seen of a batch that fails keeps its place"
+  },
+  {
+    name: "taken-back-without-sync",
+    claim: "What is taken back is so durably.",
+    file: "src/internal/writer.ts",
+    find: "Effect.andThen(takeBack(this.#file, this.#offset), sync)",
+    replace: "takeBack(this.#file, this.#offset)",
+    test: fsync,
+    caughtBy: "does not come back between records that are written there later"
+  },
+  {
+    name: "sync-again-to-take-back",
+    claim: "An fsync is never retried on a descriptor where one has failed.",
+    file: "src/internal/writer.ts",
+    find: "this.#hasFailedSync ? Effect.void : this.#file.sync",
+    replace: "this.#file.sync",
+    test: fsync,
+    caughtBy: "is taken back without another fsync on a descriptor whose fsync has failed meanwhile"
+  },
+  {
     name: "ack-before-large-write",
     claim: "A large append resolves when the kernel has the record.",
     file: "src/internal/writer.ts",
-    find: "yield* this.#guard(Effect.tapError(Disk.appendFully(this.#file, bytes, 0, length), () => this.#takeBack))",
+    find: "yield* this.#guard(Disk.appendFully(this.#file, bytes, 0, length), () => this.#takeBack)",
     replace: "yield* Effect.forkDetach(this.#guard(Disk.appendFully(this.#file, bytes, 0, length)))",
     test: failures,
     caughtBy: "the log |a large append| that fails anywhere stops the writer, and reopening recovers"
@@ -479,7 +506,7 @@ const durability = [
     name: "no-note-before-fsync",
     claim: "The note for the next writer is there before the fsync that may fail.",
     file: "src/internal/writer.ts",
-    find: "Effect.andThen(Effect.ignore(noted), synced)",
+    find: "Effect.andThen(this.#note.write(from), synced)",
     replace: "synced",
     test: fsync,
     caughtBy: "takes nothing along that the next one syncs"
@@ -488,8 +515,8 @@ const durability = [
     name: "note-lost-when-closed",
     claim: "Closing takes the note away only when everything is synced.",
     file: "src/internal/writer.ts",
-    find: "if (this.#refusal === undefined && this.#noted !== undefined) {",
-    replace: "if (this.#noted !== undefined) {",
+    find: "if (this.#refusal === undefined) yield* Effect.ignore(this.#note.clear)",
+    replace: "yield* Effect.ignore(this.#note.clear)",
     test: failures,
     caughtBy: "after a failed fsync the next open writes those bytes again, or leaves it to the one after"
   },
@@ -600,6 +627,15 @@ const targets = [
 const gate = "test/gate.test.ts"
 
 const waiting = [
+  {
+    name: "lock-free-under-an-opening",
+    claim: "A scope that closes lets go of a lock when the opening that relies on it has ended.",
+    file: "src/internal/closeOnFailure.ts",
+    find: "Effect.andThen(Deferred.await(ended), Scope.close(scope, exit))",
+    replace: "Scope.close(scope, exit)",
+    test: "test/interruption.test.ts",
+    caughtBy: "a scope that closes anywhere in it waits for it, and lets go of the lock then"
+  },
   {
     name: "gate-lost-to-an-interruption",
     claim: "A gate that was given to whoever is interrupted goes to the next.",
