@@ -12,13 +12,14 @@
  *
  * @since 0.1.0
  */
-import type * as Arr from "effect/Array"
+import * as Arr from "effect/Array"
 import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Disk from "./Disk.ts"
 import type { DamageReason, IoError, LockUnavailable, TargetRefused } from "./Errors.ts"
-import type { LogRecord } from "./Frame.ts"
+import * as Frame from "./Frame.ts"
 import { type Counted, countJump, warnOfJump } from "./internal/counted.ts"
 import { findHome } from "./internal/home.ts"
 import { eachLaterFrame } from "./internal/laterFrames.ts"
@@ -113,12 +114,11 @@ export interface Salvaged {
  * @category reading
  * @since 0.1.0
  */
-export const records = (directory: string, options: Options = {}): Stream.Stream<LogRecord, IoError> =>
+export const records = (directory: string, options: Options = {}): Stream.Stream<Frame.LogRecord, IoError> =>
   Stream.unwrap(Effect.gen(function*() {
     const { directory: path, home } = yield* findHome(directory)
     const segments = yield* Recovery.listGrowingSegments(path)
     const { onGap = () => {} } = options
-    // Of the last record before damage: a frame behind damage may be none of this log's.
     const last = { txid: 0 }
     return Stream.flatMap(Stream.fromIterable(segments), (segment) => ofSegment(path, segment, last, onGap)).pipe(
       Stream.provideService(Disk.Disk, home)
@@ -140,22 +140,36 @@ const framesFrom = ({ directory, id, size }: Segment, offset: number, chunkSize:
     chunkSize
   })
 
+/**
+ * The txid of the last record that is known to be of this log and no part of a damaged one: a frame behind it that has no
+ * higher one is none of this log's.
+ */
+interface Last {
+  txid: number
+}
+
 const ofSegment = (
   directory: string,
   id: number,
-  last: { txid: number },
+  last: Last,
   onGap: (gap: Gap) => void
-): Stream.Stream<LogRecord, IoError> =>
+): Stream.Stream<Frame.LogRecord, IoError> =>
   Stream.unwrap(Effect.map(Recovery.segmentSize(directory, id), (size) => {
     const segment = { directory, id, size }
-    return framesFrom(segment, 0, Recovery.chunk_bytes_default).pipe(
-      Stream.mapArray((records) => {
-        last.txid = records.at(-1)?.txid ?? last.txid
-        return records
-      }),
-      Stream.catchTag("Damage", (damage) => behind(segment, damage, last.txid, onGap))
-    )
+    const from = (offset: number): Stream.Stream<Frame.LogRecord, IoError> =>
+      noting(last, framesFrom(segment, offset, Recovery.chunk_bytes_default)).pipe(
+        // Read again: a writer may have cut a tail and gone on while what was read of it was on its way.
+        Stream.catchTag("Damage", (damage) =>
+          damage.offset > offset ? from(damage.offset) : behind(segment, damage, last, onGap))
+      )
+    return from(0)
   }))
+
+const noting = <E>(last: Last, records: Stream.Stream<Frame.LogRecord, E>): Stream.Stream<Frame.LogRecord, E> =>
+  Stream.mapArray(records, (batch) => {
+    last.txid = Arr.lastNonEmpty(batch).txid
+    return batch
+  })
 
 /** The bytes that hold no record from there on, and why. */
 type Damaged = Pick<Gap, "offset" | "reason">
@@ -164,9 +178,9 @@ type Damaged = Pick<Gap, "offset" | "reason">
 const behind = (
   segment: Segment,
   first: Damaged,
-  txid: number,
+  last: Last,
   onGap: (gap: Gap) => void
-): Stream.Stream<LogRecord, IoError> => {
+): Stream.Stream<Frame.LogRecord, IoError> => {
   let damaged: Damaged | undefined = first
   const skipTo = (end: number): void => {
     if (damaged === undefined) return
@@ -175,24 +189,58 @@ const behind = (
     damaged = undefined
   }
   // Until frames end again: behind that, nothing has been looked at.
-  const fromStart = (start: number): Stream.Stream<LogRecord, IoError> =>
-    Stream.suspend(() => {
-      if (damaged === undefined || start < damaged.offset) return Stream.empty
-      skipTo(start)
-      return Stream.catchTag(framesFrom(segment, start, behind_chunk_bytes), "Damage", (next) => {
-        damaged = next
-        return Stream.empty
-      })
+  const fromStart = Effect.fnUntraced(function*(start: number) {
+    if (damaged === undefined || start < damaged.offset) return Stream.empty
+    const known = yield* endOf(segment, damaged, last)
+    if (known !== undefined && start < known) return Stream.empty
+    const isLater = start === known || ((yield* txidAt(segment, start)) ?? 0) > last.txid
+    if (!isLater) return Stream.empty
+    skipTo(start)
+    const frames = framesFrom(segment, start, behind_chunk_bytes)
+    return Stream.catchTag(start === known ? noting(last, frames) : frames, "Damage", (next) => {
+      damaged = next
+      return Stream.empty
     })
+  })
   const end = Stream.suspend(() => {
     skipTo(segment.size)
     return Stream.empty
   })
-  return Stream.fromIterableEffect(startsBehind(segment, first.offset, txid)).pipe(
-    Stream.flatMap(fromStart),
+  return Stream.fromIterableEffect(startsBehind(segment, first.offset, last.txid)).pipe(
+    Stream.flatMap((start) => Stream.unwrap(fromStart(start))),
     Stream.concat(end)
   )
 }
+
+/** The txid of the whole frame that starts there. */
+const txidAt = (segment: Segment, offset: number): Effect.Effect<number | undefined, IoError> =>
+  framesFrom(segment, offset, behind_chunk_bytes).pipe(
+    Stream.runHead,
+    Effect.map((head) => Option.getOrUndefined(head)?.txid),
+    Effect.catchTag("Damage", () => Effect.succeed(undefined))
+  )
+
+/**
+ * Where a damaged frame ends, if its own length leads to the next record but one: what stands before that is what it
+ * holds, such as the frames of another log.
+ */
+const endOf = Effect.fnUntraced(function*(
+  segment: Segment,
+  { offset }: Damaged,
+  last: Last
+): Effect.fn.Return<number | undefined, IoError> {
+  const disk = yield* Disk.Disk
+  const header = new Uint8Array(Frame.header_bytes)
+  const count = yield* Effect.scoped(
+    Effect.flatMap(
+      Disk.openScoped(disk, Recovery.segmentPath(segment.directory, segment.id), "read"),
+      (file) => Disk.readFully(file, header, 0, header.length, offset)
+    )
+  )
+  const length = Frame.inspect(new DataView(header.buffer), 0, count)
+  if (length < 0) return undefined
+  return (yield* txidAt(segment, offset + length)) === last.txid + 2 ? offset + length : undefined
+})
 
 /** Where whole frames start that have none right before them. */
 const startsBehind = Effect.fnUntraced(function*(
@@ -233,7 +281,7 @@ export const toStore = (
     captureStackTrace: false
   })
 
-const countBatch = (counted: Counted, batch: Arr.NonEmptyReadonlyArray<LogRecord>): void => {
+const countBatch = (counted: Counted, batch: Arr.NonEmptyReadonlyArray<Frame.LogRecord>): void => {
   const [first] = batch
   if (first.offset === 0) countJump(counted, first.segment, first.txid)
   counted.records += batch.length

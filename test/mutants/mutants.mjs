@@ -634,7 +634,7 @@ const waiting = [
     find: "Effect.andThen(Deferred.await(ended), Scope.close(scope, exit))",
     replace: "Scope.close(scope, exit)",
     test: "test/interruption.test.ts",
-    caughtBy: "a scope that closes anywhere in it waits for it, and lets go of the lock then"
+    caughtBy: "opening a store: a scope that closes anywhere in it waits for it"
   },
   {
     name: "gate-lost-to-an-interruption",

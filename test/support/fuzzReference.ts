@@ -239,21 +239,29 @@ interface Whole {
   readonly gaps: ReadonlyArray<{ segment: number; offset: number; bytes: number; reason: string }>
 }
 
-/** Frames one behind the other; where they end, on from the next byte where one starts that may be of this log. */
+/**
+ * Frames one behind the other. Where they end: on from where the damaged frame ends by its own length, if the next record
+ * but one is there; else from the next byte where one starts that may be of this log.
+ */
 export const wholeOf = (segments: ReadonlyArray<SegmentBytes>): Whole => {
   const records: Array<ReferenceRecord> = []
   const gaps: Array<Whole["gaps"][number]> = []
-  let before = 0
+  let txid = 0
   for (const { bytes, id } of segments) {
-    let txid: number | undefined
+    let isSure = true
+    let first = txid
     for (let at = 0; at < bytes.length;) {
       const there = framesFrom(bytes, at, id)
       records.push(...there.records)
-      if (txid === undefined) txid = before = there.records.at(-1)?.txid ?? before
+      if (isSure) txid = there.records.at(-1)?.txid ?? txid
+      if (at === 0) first = txid
       if (there.end === bytes.length) break
-      at = there.end + 1
-      while (at < bytes.length && !isLater(bytes, at, txid)) at++
       const damaged = frameAt(bytes, there.end)
+      const known = there.end + (damaged.ok ? 0 : damaged.length)
+      const next = frameAt(bytes, known)
+      isSure = next.ok && next.record.txid === txid + 2
+      at = isSure ? known : there.end + 1
+      while (at < bytes.length && !(isLater(bytes, at, first) && isLater(bytes, at, txid))) at++
       const reason = damaged.ok ? "none" : damaged.reason
       gaps.push({ segment: id, offset: there.end, bytes: at - there.end, reason })
     }
