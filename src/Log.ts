@@ -132,7 +132,7 @@ export interface Options {
    * Bytes after which the log goes on in a new segment; 64 MiB by default. A larger record gets a segment of its own.
    */
   readonly segmentSize?: number | undefined
-  /** Bytes asked of the disk at once when reading; 1 MiB by default. Opening asks for half a MiB at most. */
+  /** Bytes asked of the disk at once when reading: 1 MiB by default, 1 GiB at most; when opening half a MiB at most. */
   readonly chunkSize?: number | undefined
   /** How long to wait for another writer to end; not at all by default. */
   readonly waitForLock?: Lock.Wait | undefined
@@ -213,10 +213,11 @@ export interface LogService {
 
   /**
    * Calls `observer` with every record as it is written, in order and in the step that writes it, until the scope
-   * closes; gives the position where the first of them will stand. The observer must copy what it keeps of a key or
-   * payload, and should not throw: the record is written then, and all other observers are told, but the call that
-   * wrote it dies with what was thrown, and of the rest of that batch this observer is not told. What it starts to
-   * write comes behind, once all have been told: with `Effect.runFork`, since `runSync` cannot wait for that.
+   * closes; gives the position where the log ends, and the first of them will stand unless it begins a segment. The
+   * observer must copy what it keeps of a key or payload, and should not throw: the record is written then, and all other
+   * observers are told, but the call that wrote it dies with what was thrown, and of the rest of that batch this observer
+   * is not told. What it starts to write comes behind, once all have been told: with `Effect.runFork`, since `runSync`
+   * cannot wait for that.
    */
   readonly observe: (
     observer: (record: Frame.LogRecord) => void
@@ -250,7 +251,7 @@ export interface LogService {
   /** The record of one reference, checked against its checksum, length and txid. */
   readonly read: (ref: RefLike) => Effect.Effect<Frame.LogRecord, IoError | CorruptSegment | InvalidPosition>
 
-  /** Where the next record will stand, and the last txid given (0 in an empty log). */
+  /** Where the log ends: there the next record will stand, or in a new segment; and the last txid given, 0 at first. */
   readonly end: Effect.Effect<Recovery.Position & { readonly txid: number }>
 
   /** The segments, in order; the last is the active one. */

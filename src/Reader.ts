@@ -84,7 +84,7 @@ export class Reader extends Context.Service<Reader, ReaderService>()("effect-dat
  */
 export interface Options {
   readonly directory: string
-  /** Bytes asked of the disk at once; 1 MiB by default. */
+  /** Bytes asked of the disk at once: 1 MiB by default, 1 GiB at most. */
   readonly chunkSize?: number | undefined
 }
 

@@ -239,6 +239,11 @@ describe("against the definition", () => {
       for (const size of [100_033, 100_034, 131_024, 131_100, 1_000_000]) {
         assert.strictEqual(yield* count(bytes, 8, 0, size), 1)
       }
+      // Also within the checksum of one.
+      const whole = raw(9, noise(70_000))
+      for (let missing = 1; missing < 8; missing++) {
+        assert.strictEqual(yield* count(whole.subarray(0, -missing), 8, 0, whole.length), 0)
+      }
     }))
 })
 

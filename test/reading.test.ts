@@ -45,6 +45,8 @@ import {
 
 type Read = Disk.DiskFile["read"]
 
+const openFiles = () => NFS.existsSync("/proc/self/fd") ? NFS.readdirSync("/proc/self/fd").length : 0
+
 /** Reads all of a store over a disk whose files are read so. */
 const readAllBy = Effect.fnUntraced(function*(
   directory: string,
@@ -172,7 +174,6 @@ describe("reading in chunks", () => {
       const reader = yield* Reader.make({ directory, chunkSize: 1000 })
       const wanted = yield* collect(reader.stream)
       assert.strictEqual(wanted.records.length, 302)
-      const openFiles = () => NFS.existsSync("/proc/self/fd") ? NFS.readdirSync("/proc/self/fd").length : 0
       const before = openFiles()
       const reads = yield* Effect.forEach(
         Array.from({ length: 24 }, (_, index) => index),
@@ -191,7 +192,7 @@ describe("reading in chunks", () => {
       const fails = (options: Reader.Options) => Effect.map(Effect.flip(Reader.make(options)), fieldsOf)
       assert.strictEqual((yield* fails({ directory: `${directory}/missing` })).code, "ENOENT")
       assert.strictEqual((yield* fails({ directory: `${directory}/${segmentName(1)}` })).code, "ENOTDIR")
-      for (const chunkSize of [0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY]) {
+      for (const chunkSize of [0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY, 2 ** 30 + 1]) {
         assert.strictEqual((yield* fails({ directory, chunkSize }))._tag, "InvalidOptions")
       }
       assert.strictEqual((yield* fails({ directory: "" }))._tag, "InvalidOptions")
@@ -215,6 +216,38 @@ describe("reading in chunks", () => {
       NFS.writeSync(file, "x", second.offset + 24)
       NFS.closeSync(file)
       assert.strictEqual((yield* Effect.flip(reader.read(second)))._tag, "CorruptSegment")
+    }))
+
+  it.effect("reads on in it also where large records are read at once from the file that it has open", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const first = yield* Effect.scoped(Effect.flatMap(Log.make({ directory }), (log) => log.append("one")))
+      const before = openFiles()
+      yield* Effect.scoped(Effect.gen(function*() {
+        const reader = yield* Reader.make({ directory })
+        yield* reader.read(first)
+        NFS.writeFileSync(`${directory}/${Lock.lockFileName}`, "1\nunsynced 1 0\nfailed\n")
+        const refs = yield* Effect.scoped(
+          Effect.flatMap(Log.make({ directory }), (log) => log.appendAll([noise(300_000), noise(300_000), noise(10)]))
+        )
+        const records = yield* Effect.all([...refs, ...refs].map(reader.read), { concurrency: "unbounded" })
+        assert.deepStrictEqual(records.map(({ txid }) => txid), [2, 3, 4, 2, 3, 4])
+      }))
+      assert.strictEqual(openFiles(), before)
+    }))
+
+  it.effect("looks into a store with an Effect that has the disk of whoever asked", () =>
+    Effect.gen(function*() {
+      const directory = yield* store({ 1: head })
+      const own = { ...(yield* Disk.Disk) }
+      const reader = yield* Reader.make({ directory })
+      const seen: Array<Disk.DiskService> = []
+      yield* Effect.provideService(
+        reader.inspect(() => Effect.map(Disk.Disk, (disk) => seen.push(disk))),
+        Disk.Disk,
+        own
+      )
+      assert.deepStrictEqual(seen.map((disk) => disk === own), [true])
     }))
 
   it.effect("is given its batches one after another, with whatever their Effect needs or fails with", () =>
@@ -379,6 +412,17 @@ describe("a file that changes while it is read", () => {
       // Whatever it saw of it, in order, and no error.
       assert.deepStrictEqual(read, { records: parseWhole(mended, 1).slice(0, read.records.length), error: undefined })
       assert.isAtLeast(read.records.length, 2)
+    }))
+
+  it.effect("is read again: what was read before as many bytes were written in its place is no damage", () =>
+    Effect.gen(function*() {
+      const mended = concat(head, raw(3, noise(90, 1)), raw(4, noise(90, 2)))
+      const torn = concat(head, flipped(raw(3, noise(90, 3)), 40), flipped(raw(4, noise(90, 4)), 40))
+      const directory = yield* store({ 1: torn })
+      const read = yield* readWhile(directory, (reads) => {
+        if (reads === 1) rewrite(directory, mended)
+      })
+      assert.deepStrictEqual(read, { records: parseWhole(mended, 1), error: undefined })
     }))
 
   it.effect("gets its verdict in the end, even when it never stops changing", () =>
@@ -615,6 +659,20 @@ describe.each(sources)("from a position of $name", ({ make }) => {
       const source = yield* make(directory)
       const error = yield* Effect.flip(source.read(ref))
       assert.include(["InvalidPosition", "IoError"], error._tag)
+    }))
+
+  it.effect("a damaged record is damaged, and no mistake of the caller's, also behind another one", () =>
+    Effect.gen(function*() {
+      const records = [1, 2, 3, 4].map((txid) => raw(txid, `record ${txid}`))
+      const directory = yield* store({ 1: concat(...records) })
+      const source = yield* make(directory)
+      const damaged = records.map((bytes, at) => at % 3 === 0 ? bytes : flipped(bytes, 26))
+      NFS.writeFileSync(NodePath.join(directory, segmentName(1)), concat(...damaged))
+      const read = (at: number) => source.read({ segment: 1, offset: concat(...records.slice(0, at)).length, len: 36 })
+      for (const at of [1, 2]) assert.strictEqual((yield* Effect.flip(read(at)))._tag, "CorruptSegment")
+      for (const at of [0, 3]) assert.strictEqual((yield* read(at)).txid, at + 1)
+      const from = Stream.runDrain(source.streamFrom({ segment: 1, offset: records[0]!.length * 2 }))
+      assert.include(["CorruptSegment", "CorruptTail"], (yield* Effect.flip(from))._tag)
     }))
 
   it.effect("a reference to a record that was cut off, and written over, is invalid", () =>

@@ -588,6 +588,20 @@ describe("the order in which calls end", () => {
 describe("a store on the simulated disk", () => {
   const over = (disk: Testing.SimulatedDisk) => Effect.provideService(Disk.Disk, disk.service)
 
+  it.live("closes what a failed close was of, and its lock is free", () =>
+    Effect.gen(function*() {
+      for (const landed of ["nothing", "half", "all"] as const) {
+        const disk = Testing.makeDisk({ faults: [{ kind: "close", times: 1_000, code: "EIO", landed }] })
+        for (const payload of ["one", "two"]) {
+          yield* Effect.scoped(Effect.flatMap(Log.make({ directory: "/s" }), (log) => log.append(payload))).pipe(
+            over(disk)
+          )
+          assert.strictEqual(disk.openFiles, 0)
+        }
+        assert.deepStrictEqual(disk.misuse, [])
+      }
+    }))
+
   it.live("counts no file as open that was made and given to nobody", () =>
     Effect.gen(function*() {
       for (const landed of ["half", "all"] as const) {

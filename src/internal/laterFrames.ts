@@ -117,6 +117,8 @@ class Pass {
       this.crc = crc32c(this.#bytes, this.#at, event, this.crc)
       this.#at = event
       if (event === this.#until) return true
+      // The file has become shorter than that frame.
+      if (check === event && event + Frame.crc_bytes > this.#bytes.length) return true
       if (check === event) candidates.resolve(this.crc, this.#view.getUint32(event, true))
       else this.#tryStart(event)
     }

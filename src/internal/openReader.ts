@@ -76,9 +76,10 @@ export const openReader = Effect.fnUntraced(function*(
         ))
     ),
     inspect: (each) =>
-      onDisk(
-        Effect.flatMap(bounds, (bounds) =>
-          inspect(directory, bounds, (frames) => each === undefined ? Effect.void : each(recordsOf(frames))))
+      Effect.flatMap(
+        onDisk(bounds),
+        (bounds) =>
+          inspect(directory, home, bounds, (frames) => each === undefined ? Effect.void : each(recordsOf(frames)))
       )
   }
   return {
@@ -86,8 +87,9 @@ export const openReader = Effect.fnUntraced(function*(
     disk,
     files,
     fold: (each) =>
-      onDisk(
-        Effect.flatMap(bounds, (bounds) => inspect(directory, bounds, (frames) => Effect.sync(() => each(frames))))
+      Effect.flatMap(
+        onDisk(bounds),
+        (bounds) => inspect(directory, home, bounds, (frames) => Effect.sync(() => each(frames)))
       )
   }
 })
@@ -115,14 +117,18 @@ const endTorn =
 
 const inspect = Effect.fnUntraced(function*<E, R>(
   directory: string,
+  home: Disk.DiskService,
   bounds: Bounds,
   each: (frames: Frames) => Effect.Effect<void, E, R>
 ): Effect.fn.Return<Recovery.RecoveryReport, IoError | CorruptTail | CorruptSegment | E, R> {
   const counted: Counted = { records: 0, txid: 0 }
   let torn: Damage | undefined
-  const frames = Recovery.chunks(directory, bounds).pipe(endTorn(directory, (damage) => {
-    torn = damage
-  }))
+  const frames = Recovery.chunks(directory, bounds).pipe(
+    endTorn(directory, (damage) => {
+      torn = damage
+    }),
+    Stream.provideService(Disk.Disk, home)
+  )
   yield* Stream.runForEach(frames, (frames) => {
     count(counted, frames)
     return each(frames)

@@ -10,10 +10,17 @@ import { cache_bytes_max, cache_bytes_min } from "./frameCache.ts"
 
 const refuse = (detail: string): InvalidOptions => new InvalidOptions({ detail })
 
-const wholeBytesError = (name: string, value: number | undefined): InvalidOptions | undefined =>
-  value === undefined || (Number.isSafeInteger(value) && value > 0)
+/** More than that Node does not read at once. */
+const chunk_bytes_max = 1_073_741_824
+
+const wholeBytesError = (
+  name: string,
+  value: number | undefined,
+  maximum: number = Number.MAX_SAFE_INTEGER
+): InvalidOptions | undefined =>
+  value === undefined || (Number.isSafeInteger(value) && value > 0 && value <= maximum)
     ? undefined
-    : refuse(`${name} is a whole number of bytes above 0, not ${value}`)
+    : refuse(`${name} is a whole number of bytes from 1 to ${maximum}, not ${value}`)
 
 const directoryError = (directory: string): InvalidOptions | undefined =>
   // A variable of the environment that is not set is no string, whatever a program was told of it.
@@ -26,7 +33,7 @@ export const cacheSizeError = ({ cacheSize }: Kv.Cache): InvalidOptions | undefi
     : refuse(`cacheSize is 0 or ${cache_bytes_min} to ${cache_bytes_max} bytes, not ${cacheSize}`)
 
 export const readerOptionsError = ({ chunkSize, directory }: Reader.Options): InvalidOptions | undefined =>
-  directoryError(directory) ?? wholeBytesError("chunkSize", chunkSize)
+  directoryError(directory) ?? wholeBytesError("chunkSize", chunkSize, chunk_bytes_max)
 
 export const logOptionsError = (options: Log.Options): InvalidOptions | undefined => {
   const { createIfMissing, durability, policy, segmentSize } = options

@@ -71,7 +71,10 @@ const checkPlace = Effect.fnUntraced(function*(
   return yield* invalidPosition(directory, from)
 })
 
-/** Whether the frames of a segment, walked from its start, come to a boundary exactly there. */
+/**
+ * Whether the frames of a segment, walked from its start, come to a boundary exactly there; also where damage before it
+ * leaves that open: then the place is no mistake of the caller's.
+ */
 export const isBoundary = (
   directory: string,
   place: Recovery.Position,
@@ -80,7 +83,7 @@ export const isBoundary = (
   Recovery.frames(directory, { segments: [place.segment], to: place, chunkSize: bounds.chunkSize }).pipe(
     Stream.runDrain,
     Effect.as(true),
-    Effect.catchTag("Damage", () => Effect.succeed(false))
+    Effect.catchTag("Damage", ({ reason }) => Effect.succeed(reason !== "Truncated"))
   )
 
 export const invalidPosition = (directory: string, place: Recovery.Position): InvalidPosition =>

@@ -27,6 +27,8 @@ export interface Place {
 interface OpenFile {
   readonly file: DiskFile
   pins: number
+  /** Another file has its name: it is closed when nobody uses it any more. */
+  isForgotten: boolean
 }
 
 /**
@@ -77,7 +79,7 @@ export class SegmentFiles implements SegmentReads {
   readonly adopt = (segment: number, file: DiskFile): Effect.Effect<void> =>
     Effect.suspend(() => {
       if (this.#active !== undefined) this.#active.pins--
-      this.#active = { file, pins: 1 }
+      this.#active = { file, pins: 1, isForgotten: false }
       this.#open.set(segment, this.#active)
       return this.#evict()
     })
@@ -91,17 +93,28 @@ export class SegmentFiles implements SegmentReads {
     Effect.catchTag(this.#readOnce(place), "CorruptSegment", (error) =>
       Effect.flatMap(
         this.#forget(place.segment),
-        (wasKept) => wasKept ? this.#readOnce(place) : Effect.fail(error)
+        (mayBeAnother) => mayBeAnother ? this.#readOnce(place) : Effect.fail(error)
       ))
 
-  /** Closes a file that was kept open, if nobody uses it; the one that this writer appends to is always in use. */
+  /**
+   * Keeps a file no longer; who reads from it goes on. Not the one that this writer appends to, which nobody replaces.
+   * Another fiber may have done so, and even have opened the new one.
+   */
   readonly #forget = (segment: number): Effect.Effect<boolean> =>
     Effect.uninterruptible(Effect.suspend(() => {
       const entry = this.#open.get(segment)
-      if (entry === undefined || entry.pins > 0) return Effect.succeed(false)
+      if (entry === undefined) return Effect.succeed(true)
+      if (entry === this.#active) return Effect.succeed(false)
       this.#open.delete(segment)
-      return Effect.as(entry.file.close, true)
+      entry.isForgotten = true
+      return Effect.as(entry.pins === 0 ? entry.file.close : Effect.void, true)
     }))
+
+  readonly #unpin = (entry: OpenFile): Effect.Effect<void> =>
+    Effect.suspend(() => {
+      entry.pins--
+      return entry.isForgotten && entry.pins === 0 ? entry.file.close : this.#evict()
+    })
 
   readonly #readOnce = (place: Place): Effect.Effect<Frame.LogRecord, IoError | CorruptSegment> =>
     Effect.suspend(() =>
@@ -145,10 +158,7 @@ export class SegmentFiles implements SegmentReads {
   }
 
   readonly open = (segment: number): Effect.Effect<void, IoError> =>
-    this.#turn.hold(Effect.uninterruptible(Effect.flatMap(this.#pin(segment), (entry) => {
-      entry.pins--
-      return this.#evict()
-    })))
+    this.#turn.hold(Effect.uninterruptible(Effect.flatMap(this.#pin(segment), this.#unpin)))
 
   // However many fibers read at once, no more than this many hold a descriptor beside the cached ones.
   readonly #turn = new Gate(open_max)
@@ -163,10 +173,7 @@ export class SegmentFiles implements SegmentReads {
           (count) => this.#decode(bytes, count, place)
         )
       },
-      (entry) => {
-        entry.pins--
-        return this.#evict()
-      }
+      this.#unpin
     ))
 
   readonly closeAll: Effect.Effect<void> = Effect.suspend(() => {
@@ -231,7 +238,7 @@ export class SegmentFiles implements SegmentReads {
   #insert(segment: number, file: DiskFile): Effect.Effect<OpenFile, IoError> {
     if (this.#closed) return Effect.andThen(file.close, Effect.fail(closedError("read", file.path)))
     const there = this.#touch(segment)
-    const entry = there ?? { file, pins: 0 }
+    const entry = there ?? { file, pins: 0, isForgotten: false }
     entry.pins++
     if (there !== undefined) return Effect.as(file.close, entry)
     this.#open.set(segment, entry)

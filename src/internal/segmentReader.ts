@@ -231,7 +231,8 @@ export class SegmentReader {
 
   /**
    * Settles what the damage is. Without the lock the bytes may have been a writer's half-written frame, or a tail under
-   * repair: if the file has changed since, it is read again from the damaged place.
+   * repair, and may have been read a while ago: they are read again from the damaged place, once, and as often as the
+   * file has another size since.
    */
   readonly #judge = Effect.fnUntraced(function*(
     this: SegmentReader,
@@ -243,7 +244,7 @@ export class SegmentReader {
     const damage = yield* classify(this.#file, where, damaged)
     if (!closed && damage.verdict !== "Torn" && this.#changes < changes_max) {
       const size = yield* this.#file.size
-      if (size !== this.#size) {
+      if (this.#changes === 0 || size !== this.#size) {
         this.#changes++
         this.#size = size
         this.#position = damaged.offset

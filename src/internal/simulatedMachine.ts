@@ -140,7 +140,9 @@ export class Machine {
       return new Refused("EIO")
     }
     const landed = fault.landed ?? "nothing"
-    if (landed !== "nothing") {
+    // As Linux does, whatever it says of it.
+    if (kind === "close") body(whole)
+    else if (landed !== "nothing") {
       this.#unanswered(() => body({ ...whole, half: landed === "half", dropped: landed === "dropped" }))
     }
     return new Refused(fault.code)

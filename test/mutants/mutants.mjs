@@ -237,6 +237,15 @@ const writing = [
     caughtBy: "a small write that fails halfway is taken back"
   },
   {
+    name: "stale-chunk-judged",
+    claim: "Damage stands only when the bytes have been read again.",
+    file: "src/internal/segmentReader.ts",
+    find: "this.#changes === 0 || size !== this.#size",
+    replace: "size !== this.#size",
+    test: "test/reading.test.ts",
+    caughtBy: "is read again: what was read before as many bytes were written in its place is no damage"
+  },
+  {
     name: "taken-back-whole",
     claim: "Whole records of a batch that failed stay: a reader may have seen them.",
     file: "src/internal/takeBack.ts",
