@@ -236,8 +236,7 @@ export class LimitExceeded extends Schema.TaggedError<LimitExceeded>("effect-dat
 
 /**
  * No record starts at the position that was asked for, nor do the records end there: it is none that this log gave, or
- * the log has been replaced by another or by an older copy since. Where damage leaves that open it is the damage that is
- * told.
+ * the log has been replaced by another or by an older copy since. Where damage leaves that open, the damage is told.
  *
  * @category errors
  * @since 0.1.0

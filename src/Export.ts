@@ -10,6 +10,7 @@
  *
  * @since 0.1.0
  */
+import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Scope from "effect/Scope"
@@ -259,12 +260,17 @@ const readLines = Effect.fnUntraced(function*<E, R>(
   onProgress: ((records: number) => void) | undefined
 ): Effect.fn.Return<Imported, E | InvalidLine | Log.WriteError, R> {
   const lines = new Import(kv, yield* kvParts(kv), onProgress)
-  const read = Effect.andThen(Stream.runForEachArray(input, lines.feed), lines.end)
+  // Here it may wait for its turn and be interrupted, below not.
+  const read = Effect.matchCauseEffect(Effect.andThen(Stream.runForEachArray(input, lines.feed), lines.end), {
+    onSuccess: () => lines.flush,
+    onFailure: (cause) =>
+      Cause.hasInterrupts(cause) ? Effect.failCause(cause) : Effect.andThen(lines.flush, Effect.failCause(cause))
+  })
   yield* Effect.uninterruptibleMask((restore) =>
     Effect.flatMap(
       Effect.exit(restore(read)),
       (ended) =>
-        Effect.matchCauseEffect(lines.sync(Exit.hasInterrupts(ended)), {
+        Effect.matchCauseEffect(lines.sync, {
           onSuccess: () => ended,
           // That the lines before are not stored is what counts; but an interruption stays one.
           onFailure: (cause) =>

@@ -42,8 +42,12 @@ const attempt = (method: string, key?: string): Attempt =>
  * @since 0.1.0
  */
 export const fromKv = (kv: Kv.KvService): KeyValueStore.KeyValueStore => {
+  // Also what another has deleted is to be as durable as this one's deletes.
+  const settled = Effect.asVoid(kv.deleteMany([]))
   const clearPrefix = (prefix: string) =>
-    attempt("clearPrefix")(Stream.runForEachArray(kv.keys({ prefix }), (keys) => kv.deleteMany(keys)))
+    attempt("clearPrefix")(
+      Effect.andThen(Stream.runForEachArray(kv.keys({ prefix }), (keys) => kv.deleteMany(keys)), settled)
+    )
   // A key without a value stays without one, as the interface has it.
   const change = <A extends Bytes>(key: string, f: (current: Uint8Array<ArrayBuffer>) => A) =>
     attempt("modify", key)(kv.modify(key, (current): readonly [A | undefined, Bytes | undefined] => {
@@ -58,7 +62,9 @@ export const fromKv = (kv: Kv.KvService): KeyValueStore.KeyValueStore => {
     set: (key, value) => Effect.asVoid(attempt("set", key)(kv.put(key, value))),
     // Of a key without a value no tombstone is needed.
     remove: (key) =>
-      Effect.flatMap(kv.has(key), (has) => has ? Effect.asVoid(attempt("remove", key)(kv.delete(key))) : Effect.void),
+      attempt("remove", key)(
+        Effect.flatMap(kv.has(key), (has) => has ? Effect.asVoid(kv.delete(key)) : settled)
+      ),
     clear: clearPrefix(""),
     clearPrefix,
     size: kv.size,

@@ -1,9 +1,11 @@
 /** The adapter to Effect's KeyValueStore: what that interface says, kept on disk. */
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Effect, Layer, Option, Schema } from "effect"
+import { Context, Effect, Fiber, Layer, Option, Schema } from "effect"
 import { KeyValueStore as Store } from "effect/persistence"
+import * as Disk from "../src/Disk.ts"
 import * as KeyValueStore from "../src/KeyValueStore.ts"
 import * as Kv from "../src/Kv.ts"
+import { makeDisk } from "../src/testing.ts"
 import { FaultyDisk, over } from "./support/faultyDisk.ts"
 import { temporaryDirectory } from "./support/stores.ts"
 
@@ -117,6 +119,29 @@ describe("KeyValueStore", () => {
       assert.strictEqual(yield* store.size, 2_500)
       yield* store.clear
       assert.isTrue(yield* store.isEmpty)
+    }))
+
+  it.live("acknowledges no removal that is not durable, also if another has removed it, where all is to be durable", () =>
+    Effect.gen(function*() {
+      const removals: ReadonlyArray<(store: Store.KeyValueStore) => Effect.Effect<void, Store.KeyValueStoreError>> = [
+        (store) => store.remove("k"),
+        (store) => store.clear
+      ]
+      for (const remove of removals) {
+        const disk = makeDisk({ shuffle: true, directories: ["/s"] })
+        yield* Effect.scoped(Effect.gen(function*() {
+          const store = KeyValueStore.fromKv(yield* Kv.make({ directory: "/s", durability: "always" }))
+          yield* store.set("k", "v")
+          const first = yield* Effect.forkChild(remove(store), { startImmediately: true })
+          while ((yield* store.size) > 0) yield* Effect.yieldNow
+          yield* Fiber.interrupt(first)
+          yield* remove(store)
+          for (const survivor of disk.survivors(50)) {
+            const has = Effect.scoped(Effect.flatMap(Kv.make({ directory: "/s" }), (kv) => kv.has("k")))
+            assert.isFalse(yield* Effect.provideService(has, Disk.Disk, survivor.service), survivor.script)
+          }
+        })).pipe(Effect.provideService(Disk.Disk, disk.service))
+      }
     }))
 
   it.effect("what fails says in which method, of which key, and why", () =>

@@ -5,7 +5,7 @@
  * an answer for everyone who waits, the lock free, every descriptor closed, and no temporary file.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Effect, Exit, Fiber, Layer, References, Scope, Stream } from "effect"
+import { Cause, Deferred, Effect, Exit, Fiber, Layer, References, Scope, Stream } from "effect"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import * as Export from "../src/Export.ts"
@@ -341,6 +341,31 @@ describe("an interrupted compaction or export", () => {
         }
       }))
   }
+
+  it.live("an import whose last lines wait for another's turn can leave, whatever its input ends in", () =>
+    Effect.gen(function*() {
+      const last = line(["a", "1"])
+      const inputs = [last, last.trimEnd(), `${last}nonsense`, `${last}nonsense\n`]
+      for (const input of inputs) {
+        const directory = yield* temporaryDirectory
+        yield* Effect.scoped(Effect.gen(function*() {
+          const kv = yield* Kv.make({ directory })
+          const importing = yield* Deferred.make<Fiber.Fiber<unknown, unknown>>()
+          yield* soon(kv.modifyEffect("held", () =>
+            Effect.gen(function*() {
+              const fiber = yield* Effect.forkIn(Export.fromLines(kv, Stream.make(input)), yield* Effect.scope)
+              yield* Deferred.succeed(importing, fiber)
+              yield* settle
+              yield* Fiber.interrupt(fiber)
+              return ["answer", "value"] as const
+            })))
+          const exit = yield* soon(Effect.flatMap(Deferred.await(importing), Fiber.await))
+          assert.isTrue(Exit.isFailure(exit) && Cause.hasInterrupts(exit.cause), JSON.stringify(input))
+          yield* kv.put("after", "1")
+          assert.isUndefined(yield* kv.get("a"))
+        }))
+      }
+    }).pipe(Effect.provideService(References.MinimumLogLevel, "None")))
 
   it.live("an import that is interrupted anywhere leaves a prefix of its lines, whole", () =>
     Effect.gen(function*() {

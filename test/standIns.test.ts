@@ -1,12 +1,14 @@
 /** Services that stand in for those of this library, wrapped or made up: they are used through their public members. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Layer, Stream } from "effect"
+import { Effect, Fiber, Layer, Stream } from "effect"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
+import * as Disk from "../src/Disk.ts"
 import * as Export from "../src/Export.ts"
 import * as Kv from "../src/Kv.ts"
 import * as Log from "../src/Log.ts"
 import * as Recovery from "../src/Recovery.ts"
+import { makeDisk } from "../src/testing.ts"
 import { text } from "./support/faultyDisk.ts"
 import { temporaryDirectory } from "./support/stores.ts"
 
@@ -76,6 +78,27 @@ describe("a store over a log that is wrapped", () => {
         assert.strictEqual(text(yield* kv.get("n")), "50")
         assert.strictEqual(counts.length, 100)
       }).pipe(Effect.provide(Layer.provide(Kv.layerLog, layer)))
+    }))
+})
+
+describe("what modify finds done by another", () => {
+  it.live("is durable when it is answered, where all is to be durable, over a wrapped log as well", () =>
+    Effect.gen(function*() {
+      for (const wrap of [(log: Log.LogService) => log, (log: Log.LogService) => counting(log, [])]) {
+        const disk = makeDisk({ shuffle: true, directories: ["/s"] })
+        yield* Effect.scoped(Effect.gen(function*() {
+          const kv = yield* Kv.fromLog(wrap(yield* Log.make({ directory: "/s", durability: "always" })))
+          const claim = kv.modify("job", (current) => current === undefined ? ["mine", "taken"] : ["taken", current])
+          const first = yield* Effect.forkChild(claim, { startImmediately: true })
+          while ((yield* kv.size) === 0) yield* Effect.yieldNow
+          yield* Fiber.interrupt(first)
+          assert.strictEqual(yield* claim, "taken")
+          for (const survivor of disk.survivors(50)) {
+            const has = Effect.scoped(Effect.flatMap(Kv.make({ directory: "/s" }), (kv) => kv.has("job")))
+            assert.isTrue(yield* Effect.provideService(has, Disk.Disk, survivor.service), survivor.script)
+          }
+        })).pipe(Effect.provideService(Disk.Disk, disk.service))
+      }
     }))
 })
 

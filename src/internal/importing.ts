@@ -54,7 +54,7 @@ export class Import {
       this.#lines.feed(typeof chunk === "string" ? Buffer.from(chunk) : chunk)
       yield* this.#add
     }
-    yield* this.#flush
+    yield* this.flush
   }).bind(this)
 
   /** Takes what is behind the last line feed for a line. */
@@ -64,16 +64,15 @@ export class Import {
   })
 
   /**
-   * Makes durable what came before whatever ended the lines, unless it was a write that failed. An interruption waits
-   * for nobody who has the store alone: then what was read last is not stored.
+   * Makes durable what came before whatever ended the lines, unless it was a write that failed. What an interruption has
+   * left to be stored waits for nobody who has the store alone: then it is not.
    */
-  readonly sync = (isInterrupted: boolean): Effect.Effect<void, WriteError> =>
-    Effect.suspend(() => {
-      if (!this.#mayWrite) return Effect.void
-      const isKept = !isInterrupted || this.#frames.to === 0 || !this.#parts.isTurnTaken()
-      const flushed = isKept ? this.#flush : ofStore(this.#kv.directory, Effect.logWarning(left_out))
-      return Effect.andThen(flushed, this.#kv.sync)
-    })
+  readonly sync: Effect.Effect<void, WriteError> = Effect.suspend(() => {
+    if (!this.#mayWrite) return Effect.void
+    const mustWait = this.#frames.to > 0 && this.#parts.isTurnTaken()
+    const flushed = mustWait ? ofStore(this.#kv.directory, Effect.logWarning(left_out)) : this.flush
+    return Effect.andThen(flushed, this.#kv.sync)
+  })
 
   readonly #add: Effect.Effect<void, InvalidLine | WriteError> = Effect.gen({ self: this }, function*() {
     const lines = this.#lines
@@ -124,14 +123,15 @@ export class Import {
     const refused = limitError(line, pair)
     if (refused !== undefined) return yield* refused
     if (this.#frames.put(...pair)) return
-    yield* this.#flush
+    yield* this.flush
     if (this.#frames.put(...pair)) return
     const [key, value] = pair
     const stored = () => this.#stored(1, Frame.encodedLength(key.length, value.length))
     yield* this.#writing(this.#parts.putPair(key, value, stored))
   }).bind(this)
 
-  readonly #flush: Effect.Effect<void, WriteError> = Effect.suspend(() => {
+  /** Stores what is decoded. */
+  readonly flush: Effect.Effect<void, WriteError> = Effect.suspend(() => {
     const frames = this.#frames
     return frames.to === 0 ? Effect.void : this.#writing(this.#parts.putFrames(frames, () => {
       const { length, to } = frames

@@ -154,7 +154,8 @@ const makeWrite = (
       return inTurn(() =>
         Effect.flatMap(read.get(own), (current) =>
           Effect.flatMap(f(current), ([answer, value]) => {
-            if (value === current) return Effect.succeed(answer)
+            // Also what another has written is to be durable with it.
+            if (value === current) return Effect.as(writeAll([]), answer)
             if (value === undefined) return Effect.as(writeNext({ type: "Delete", key: own }), answer)
             const full = noRoomForKey(projection, own)
             return full === undefined

@@ -338,7 +338,7 @@ export class Writer {
   readonly #takeBack: Effect.Effect<void> = Effect.gen({ self: this }, function*() {
     this.#hasPart = false
     // Who waits for an fsync is told of its failure, and the system tells one of two.
-    if (this.#committing !== undefined) yield* Deferred.await(this.#committing)
+    yield* this.#roundsEnd
     const sync = this.#hasFailedSync ? Effect.void : this.#file.sync
     const from = { segment: this.#segment, offset: 0 }
     yield* Effect.catch(
@@ -403,6 +403,10 @@ export class Writer {
     })
   })
 
+  readonly #roundsEnd: Effect.Effect<void> = Effect.suspend(() =>
+    this.#committing === undefined ? Effect.void : Deferred.await(this.#committing)
+  )
+
   readonly #syncOnce: Effect.Effect<void, IoError | WriterPoisoned> = Effect.suspend(() => {
     if (this.#refusal !== undefined) return Effect.fail(this.#refusal)
     // The round before may have covered all: an fsync of a segment that a rotation then closes must not be under way.
@@ -452,7 +456,7 @@ export class Writer {
       }
       if (this.#refusal === undefined) yield* Effect.ignore(this.#note.clear)
       this.#refusal = closedError("write", this.#start.directory)
-      if (this.#committing !== undefined) yield* Deferred.await(this.#committing)
+      yield* this.#roundsEnd
       if (this.#hasPart) yield* this.#takeBack
     }))
   )

@@ -359,8 +359,8 @@ const writing = [
     name: "closing-does-not-wait",
     claim: "Nothing is under way once the scope has closed.",
     file: "src/internal/writer.ts",
-    find: "if (this.#committing !== undefined) yield* Deferred.await(this.#committing)",
-    replace: "",
+    find: "yield* this.#roundsEnd\n      if",
+    replace: "if",
     test: fsync,
     caughtBy: "waits for an fsync under way, also of a writer that has failed meanwhile"
   },
@@ -380,8 +380,8 @@ const durability = [
     name: "sync-without-fsync",
     claim: "`sync` has the disk sync the segment.",
     file: "src/internal/writer.ts",
-    find: "this.#guard(syncInPlace(this.#file, lock))",
-    replace: "this.#guard(Effect.void)",
+    find: "this.#guard(syncInPlace(this.#file, this.#start.lock),",
+    replace: "this.#guard(Effect.void,",
     test: crashPoints,
     caughtBy: "at any point of |append and sync| (|adversarial|)"
   },
@@ -407,8 +407,8 @@ const durability = [
     name: "fsync-retried",
     claim: "An fsync that has failed is not repeated.",
     file: "src/internal/writer.ts",
-    find: "this.#guard(syncInPlace(this.#file, lock))",
-    replace: "this.#guard(Effect.retry(syncInPlace(this.#file, lock), { times: 1 }))",
+    find: "this.#guard(syncInPlace(this.#file, this.#start.lock),",
+    replace: "this.#guard(Effect.retry(syncInPlace(this.#file, this.#start.lock), { times: 1 }),",
     test: failures,
     caughtBy: "all who waited for the fsync that failed are told so, and it is not repeated"
   },
@@ -643,7 +643,7 @@ const waiting = [
     find: "Effect.andThen(Deferred.await(ended), Scope.close(scope, exit))",
     replace: "Scope.close(scope, exit)",
     test: "test/interruption.test.ts",
-    caughtBy: "opening a store: a scope that closes anywhere in it waits for it"
+    caughtBy: "opening |a store|: a scope that closes anywhere in it waits for it"
   },
   {
     name: "gate-lost-to-an-interruption",
@@ -738,7 +738,7 @@ const salvaging = [
     name: "salvage-ends-at-damage",
     claim: "What is behind damage is salvaged.",
     file: "src/Salvage.ts",
-    find: "Stream.flatMap(fromStart)",
+    find: "Stream.flatMap((start) => Stream.unwrap(fromStart(start)))",
     replace: "Stream.flatMap(() => Stream.empty)",
     test: salvage,
     caughtBy: "is every frame before, between and behind any damage, in order, and the rest are gaps"
@@ -747,8 +747,8 @@ const salvaging = [
     name: "salvage-of-other-logs",
     claim: "A frame of a log that a damaged record held is not taken for one of this log, if its txid tells.",
     file: "src/Salvage.ts",
-    find: "behind(segment, damage, last.txid, onGap)",
-    replace: "behind(segment, damage, 0, onGap)",
+    find: "behind(segment, damage, last, onGap)",
+    replace: "behind(segment, damage, { txid: 0 }, onGap)",
     test: salvage,
     caughtBy: "goes on by a txid of its own log, and not by that of a log that a damaged record held"
   },
@@ -825,8 +825,8 @@ const sharing = [
     name: "durable-in-a-replaced-segment",
     claim: "What is in a file that is no longer the store's segment is called durable by no sync.",
     file: "src/internal/writer.ts",
-    find: "syncInPlace(this.#file, lock)",
-    replace: "this.#file.sync",
+    find: "syncInPlace(this.#file, this.#start.lock)",
+    replace: "Effect.asVoid(this.#file.sync)",
     test: places,
     caughtBy: "is called durable by no sync"
   },
