@@ -5,11 +5,11 @@
  * Reach for it when a store fails with `CorruptTail` or `CorruptSegment`, in the active segment or a closed one, and
  * there is no backup. The store is read without its lock, and not changed.
  *
- * Behind damage it goes on where the damaged frame ends by its own length, if the next record but one starts there; else
- * at the next whole frame, checksum included, whose txid is above that of the last record before the damage. So if a
- * record whose header is damaged held a log itself, such as a copy of a segment, records of that one with higher txids
- * are taken for this one's. What stood in the damaged bytes is gone, and a key whose last put or delete was there goes
- * back to what it was before.
+ * Behind damage it goes on where the damaged frame ends by its own length, if the next record but one starts there;
+ * else at the next whole frame, checksum included, whose txid is above that of the last record before the damage. So if
+ * a record whose header is damaged held a log itself, such as a copy of a segment, records of that one with higher
+ * txids are taken for this one's. What stood in the damaged bytes is gone, and a key whose last put or delete was there
+ * goes back to what it was before.
  *
  * @since 0.1.0
  */
@@ -84,7 +84,8 @@ export interface Salvaged {
  * Of a store without damage it is the same as `Reader`'s stream.
  *
  * Memory is bounded like a reader's, and a number for each gap of a segment. What stands behind damage is read
- * twice, and the beginning of it, after each gap, once more. `IoError` when the system refuses: `ESTALE` if the directory is moved or replaced meanwhile.
+ * twice, and the beginning of it, after each gap, once more. `IoError` when the system refuses: `ESTALE` if the directory
+ * is moved or replaced meanwhile.
  *
  * **Example** (What is behind the damage)
  *
@@ -142,8 +143,8 @@ const framesFrom = ({ directory, id, size }: Segment, offset: number, chunkSize:
   })
 
 /**
- * The txid of the last record that is known to be of this log and no part of a damaged one: a frame behind it that has no
- * higher one is none of this log's.
+ * The txid of the last record that is known to be of this log and no part of a damaged one: a frame behind it that has
+ * no higher one is none of this log's.
  */
 interface Last {
   txid: number

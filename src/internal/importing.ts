@@ -64,8 +64,8 @@ export class Import {
   })
 
   /**
-   * Makes durable what came before whatever ended the lines, unless it was a write that failed. What an interruption has
-   * left to be stored waits for nobody who has the store alone: then it is not.
+   * Makes durable what came before whatever ended the lines, unless it was a write that failed. What an interruption
+   * has left to be stored waits for nobody who has the store alone: then it is not.
    */
   readonly sync: Effect.Effect<void, WriteError> = Effect.suspend(() => {
     if (!this.#mayWrite) return Effect.void

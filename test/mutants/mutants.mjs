@@ -359,8 +359,8 @@ const writing = [
     name: "closing-does-not-wait",
     claim: "Nothing is under way once the scope has closed.",
     file: "src/internal/writer.ts",
-    find: "yield* this.#roundsEnd\n      if",
-    replace: "if",
+    find: "this.#committing === undefined ? Effect.void : Deferred.await(this.#committing)",
+    replace: "Effect.void",
     test: fsync,
     caughtBy: "waits for an fsync under way, also of a writer that has failed meanwhile"
   },
