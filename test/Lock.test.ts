@@ -5,6 +5,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Clock, Deferred, Effect, Exit, Fiber, Schedule, Scope } from "effect"
 import { TestClock } from "effect/testing"
+import { spawn } from "node:child_process"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import { fileURLToPath } from "node:url"
@@ -187,6 +188,30 @@ describe("one writer per directory", () => {
         yield* assertHeld(directory, undefined)
         yield* child.send("")
         yield* child.ended
+        yield* assertFree(directory)
+      })
+  )
+
+  it.live.skipIf(process.platform !== "linux")(
+    "is free when its scope has closed, though a child process that is being started has its descriptor still",
+    () =>
+      Effect.gen(function*() {
+        const directory = yield* temporaryDirectory
+        const scope = yield* Scope.make()
+        yield* Scope.provide(Lock.acquire(directory), scope)
+        const leadsToLock = (fd: string): boolean => {
+          try {
+            return NFS.readlinkSync(`/proc/self/fd/${fd}`) === sentinel(directory)
+          } catch {
+            return false
+          }
+        }
+        const [descriptor] = NFS.readdirSync("/proc/self/fd").filter(leadsToLock)
+        const child = spawn("sleep", ["60"], { stdio: ["ignore", "ignore", "ignore", Number(descriptor)] })
+        yield* Effect.addFinalizer(() => Effect.sync(() => child.kill("SIGKILL")))
+        yield* assertHeld(directory, process.pid)
+        yield* Scope.close(scope, Exit.void)
+        assert.isNull(child.exitCode)
         yield* assertFree(directory)
       })
   )

@@ -11,19 +11,29 @@ interface Koffi {
   readonly errno: () => number
 }
 
-/** An exclusive lock that is not waited for, by Linux's and macOS's numbers alike. */
+// By Linux's and macOS's numbers alike. An exclusive lock is not waited for.
 const exclusive = 2 | 4
+const unlock = 8
 
 type Flock =
-  /** The code of the error, if it fails. */
-  | { readonly tryExclusive: (fd: number) => string | undefined }
+  | {
+    /** The code of the error, if it fails. */
+    readonly tryExclusive: (fd: number) => string | undefined
+    /** Where nothing is locked it does nothing. */
+    readonly unlock: (fd: number) => void
+  }
   | { readonly command: string; readonly cause: unknown }
 
 const bind = (): Flock => {
   try {
     const koffi = Module.createRequire(import.meta.url)("koffi") as Koffi
     const call = koffi.load(null).func("int flock(int fd, int operation)")
-    return { tryExclusive: (fd) => call(fd, exclusive) === 0 ? undefined : errorName(koffi.errno()) }
+    return {
+      tryExclusive: (fd) => call(fd, exclusive) === 0 ? undefined : errorName(koffi.errno()),
+      unlock: (fd) => {
+        call(fd, unlock)
+      }
+    }
   } catch (cause) {
     return { command: "npm install --include=optional koffi", cause }
   }

@@ -140,7 +140,14 @@ const makeLockFile = (path: string, fd: number): LockFile => ({
     )),
   // Not in the pool: of a worker thread that is terminated meanwhile it would stay open, and the store locked.
   close: Effect.catch(
-    Effect.try({ try: () => NFS.closeSync(fd), catch: (cause) => ioError("close", path, cause) }),
+    Effect.try({
+      try: () => {
+        // A child process that another thread is starting just then has the descriptor, too, until it runs its program.
+        if ("unlock" in flock) flock.unlock(fd)
+        NFS.closeSync(fd)
+      },
+      catch: (cause) => ioError("close", path, cause)
+    }),
     unclosed
   )
 })
