@@ -121,11 +121,17 @@ export interface DiskEntry {
  * @since 0.1.0
  */
 export interface DiskService {
-  /** A directory can be opened as well, with mode `read`, to keep it: or fails with `EISDIR`, where a disk cannot. */
-  readonly open: (path: string, mode: OpenMode) => Effect.Effect<DiskFile, IoError>
+  /**
+   * A directory can be opened as well, with mode `read`, to keep it: or fails with `EISDIR`, where a disk cannot. What
+   * is created to replace what is at `like` has no more rights (the mode) than that, from the start.
+   */
+  readonly open: (path: string, mode: OpenMode, like?: string) => Effect.Effect<DiskFile, IoError>
   readonly openLock: (path: string) => Effect.Effect<LockFile, IoError>
-  /** Makes a directory and its missing parents; one that is there is fine. `syncAncestors` makes them durable. */
-  readonly makeDirectory: (path: string) => Effect.Effect<void, IoError>
+  /**
+   * Makes a directory and its missing parents; one that is there is fine. `syncAncestors` makes them durable. `like` is as
+   * for `open`.
+   */
+  readonly makeDirectory: (path: string, like?: string) => Effect.Effect<void, IoError>
   /**
    * The path from the root and without symbolic links, where such a path leads there: it still does when those are
    * changed. Otherwise the nearest to it that does.

@@ -5,6 +5,7 @@ import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import * as V8 from "node:v8"
 import * as VM from "node:vm"
+import * as Disk from "../src/Disk.ts"
 import * as Export from "../src/Export.ts"
 import * as Frame from "../src/Frame.ts"
 import { Lines } from "../src/internal/lines.ts"
@@ -125,7 +126,24 @@ describe("export", () => {
       yield* kv.put("a", "1")
       const file = NodePath.join(kv.directory, "..", "out.jsonl")
       NFS.writeFileSync(file, "older", { mode: 0o600 })
-      yield* Export.toFile(kv, file)
+      const disk = yield* Disk.Disk
+      const rights: Array<number> = []
+      const watched: Disk.DiskService = {
+        ...disk,
+        open: (...given) =>
+          Effect.tap(disk.open(...given), ({ path }) =>
+            Effect.sync(() => {
+              rights.push(NFS.statSync(path).mode & 0o7777)
+            }))
+      }
+      yield* Effect.scoped(Effect.gen(function*() {
+        const kv = yield* Kv.make({ directory: yield* temporaryDirectory })
+        yield* kv.put("a", "1")
+        rights.length = 0
+        yield* Export.toFile(kv, file)
+      })).pipe(Effect.provideService(Disk.Disk, watched))
+      assert.include(rights, 0o600)
+      assert.notInclude(rights, 0o644, "while it is written, too")
       assert.strictEqual(NFS.statSync(file).mode & 0o7777, 0o600)
       assert.notStrictEqual(NFS.readFileSync(file, "utf8"), "older")
     }))

@@ -1092,7 +1092,15 @@ describe("compaction", () => {
       yield* kv.put("a", "1")
       const own = NodePath.join(root, "own")
       NFS.mkdirSync(own, { mode: 0o700 })
-      yield* kv.compactTo(own)
+      const building: Array<number> = []
+      yield* kv.compactTo(own, {
+        onProgress: () => {
+          for (const name of NFS.readdirSync(root).filter((name) => name.endsWith(".tmp"))) {
+            building.push(NFS.statSync(NodePath.join(root, name)).mode & 0o7777)
+          }
+        }
+      })
+      assert.deepStrictEqual(building, [0o700], "while it is written, too")
       assert.strictEqual(NFS.statSync(own).mode & 0o7777, 0o700)
       yield* Kv.make({ directory: own, policy: "strict" })
       const empty = NodePath.join(root, "empty")

@@ -537,6 +537,100 @@ describe.concurrent("with other processes", Cli.patience, () => {
     assertClean(await datawal(["verify", store]))
   })
 
+  it.runIf(isLinux)("a named pipe keeps no process from ending, whoever is to write to it", async () => {
+    const fifo = newPath("fifo")
+    ChildProcess.spawnSync("mkfifo", [fifo])
+    const silent = Cli.startDatawal(["import", newPath("store"), fifo])
+    await new Promise((resolve) => setTimeout(resolve, 700))
+    silent.child.kill("SIGTERM")
+    assert.strictEqual((await silent.ended).code, 130)
+    const store = newPath("store")
+    const talking = Cli.startDatawal(["import", store, fifo])
+    // A writer that stays.
+    const writer = NFS.openSync(fifo, NFS.constants.O_RDWR)
+    NFS.writeSync(writer, `{"key_b64":"${base64("a")}","value_b64":"${base64("1")}"}\nnonsense\n`)
+    assertFails(await talking.ended, 1, /line 2/)
+    const value = Cli.startDatawal(["put", store, "--key", "b", "--value-file", fifo])
+    await new Promise((resolve) => setTimeout(resolve, 700))
+    NFS.writeSync(writer, "piped")
+    NFS.closeSync(writer)
+    assertClean(await value.ended)
+    assert.strictEqual((await datawal(["get", store, "--key", "b", "--bytes", "raw"])).out, "piped")
+    assert.strictEqual((await datawal(["get", store, "--key", "a", "--bytes", "raw"])).out, "1")
+  })
+
+  const inShell = (script: string, cwd: string) =>
+    ChildProcess.spawnSync("sh", ["-c", script, process.execPath, Cli.command], { cwd, encoding: "utf8" })
+
+  it.runIf(isLinux)("a path that Node cannot see as it is means no other one", () => {
+    const places = Cli.directory()
+    const given = inShell(`exec "$0" "$1" put "$(printf 'ex\\376')" --key a 1`, places)
+    assert.strictEqual(given.status, 1)
+    assert.include(given.stderr, "valid UTF-8")
+    assert.deepStrictEqual(NFS.readdirSync(places), [])
+    const within = inShell(
+      `d="$(printf 'd\\376')"; mkdir "$d"; cd "$d"; "$0" "$1" put st --key a 1 2>&1; echo "$?"; ls -A; cd ..; rmdir "$d"`,
+      places
+    )
+    assert.match(within.stdout, /not valid UTF-8[^]*\n1\n$/)
+    assert.deepStrictEqual(NFS.readdirSync(places), [])
+  })
+
+  it.runIf(isLinux)("a relative target in a directory that was removed is refused, and is no internal error", () => {
+    const places = Cli.directory()
+    const gone = inShell(`mkdir d; cd d; rmdir ../d; exec "$0" "$1" export '${big.store}' out.jsonl`, places)
+    assert.strictEqual(gone.status, 1)
+    assert.match(gone.stderr, /^datawal: error: .*ENOENT/)
+    assert.notInclude(gone.stderr, "internal error")
+  })
+
+  const loop = isLinux && process.getuid?.() === 0
+    ? ChildProcess.spawnSync("losetup", ["--find"], { encoding: "utf8" }).stdout
+    : ""
+  it.skipIf(!loop)("a disk is written and read as what it is", async () => {
+    const places = Cli.directory()
+    const image = NodePath.join(places, "image")
+    NFS.writeFileSync(image, Buffer.alloc(65_536))
+    const made = ChildProcess.spawnSync("losetup", ["--find", "--show", image], { encoding: "utf8" })
+    if (made.status !== 0) {
+      process.stderr.write(`SKIPPED: no loop device: ${made.stderr}\n`)
+      return
+    }
+    const device = made.stdout.trim()
+    try {
+      const store = await newStore([{ type: "Put", key: "a", payload: "1" }])
+      const exported = inShell(`exec "$0" "$1" export '${store}' - > ${device}`, places)
+      assert.deepStrictEqual([exported.status, exported.stderr], [0, ""])
+      const line = `{"key_b64":"${base64("a")}","value_b64":"${base64("1")}"}\n`
+      const put = inShell(`exec "$0" "$1" put '${store}' --key disk - < ${device}`, places)
+      assert.deepStrictEqual([put.status, put.stderr], [0, ""])
+      const value = await datawal(["get", store, "--key", "disk", "--bytes", "raw"])
+      assert.strictEqual(value.out.length, 65_536)
+      assert.strictEqual(value.out.slice(0, line.length), line)
+    } finally {
+      ChildProcess.spawnSync("losetup", ["--detach", device])
+    }
+  })
+
+  const hasPython = ChildProcess.spawnSync("python3", ["--version"]).status === 0
+  it.runIf(isLinux && hasPython)("the end of its terminal ends it by that signal, and not in a crash", () => {
+    const script = [
+      "import os, pty, sys, time",
+      "pid, terminal = pty.fork()",
+      "if pid == 0: os.execv(sys.argv[1], sys.argv[1:])",
+      "time.sleep(0.8)",
+      "os.close(terminal)",
+      "print(os.waitpid(pid, 0)[1])"
+    ].join("\n")
+    const store = newPath("store")
+    const ran = ChildProcess.spawnSync(
+      "python3",
+      ["-c", script, process.execPath, Cli.command, "import", store, "-"],
+      { encoding: "utf8" }
+    )
+    assert.deepStrictEqual([ran.stdout, ran.stderr], ["1\n", ""])
+  })
+
   it.runIf(isLinux)("output that does not fit is an error, also when the last write was short", async () => {
     const full = ChildProcess.spawnSync("sh", [
       "-c",

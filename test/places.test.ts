@@ -1,6 +1,7 @@
 /** A store stays the directory it was opened in, whatever becomes of the process's own directory and of links. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, References, Stream } from "effect"
+import { spawnSync } from "node:child_process"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import { pathToFileURL } from "node:url"
@@ -331,6 +332,32 @@ describe("a directory whose inode gets another number", () => {
 })
 
 describe("a segment that is removed or replaced under its writer", () => {
+  it.effect.skipIf(process.getuid?.() !== 0)(
+    "takes no target, also where it is mounted in a second place",
+    () =>
+      Effect.gen(function*() {
+        const root = yield* temporaryDirectory
+        const directory = NodePath.join(root, "store")
+        const second = NodePath.join(root, "second")
+        const kv = yield* Kv.make({ directory })
+        yield* kv.put("a", "1")
+        NFS.mkdirSync(second)
+        if (spawnSync("mount", ["--bind", directory, second]).status !== 0) {
+          process.stderr.write("SKIPPED: nothing can be mounted here\n")
+          return
+        }
+        yield* Effect.gen(function*() {
+          const before = NFS.readdirSync(directory)
+          for (const name of ["00000002.dwal", "deep/down"]) {
+            const found = "the directory of the store"
+            assert.deepInclude(yield* Effect.flip(Export.toFile(kv, NodePath.join(second, name))), { found })
+            assert.deepInclude(yield* Effect.flip(kv.compactTo(NodePath.join(second, name))), { found })
+          }
+          assert.deepStrictEqual(NFS.readdirSync(directory), before)
+        }).pipe(Effect.ensuring(Effect.sync(() => spawnSync("umount", [second]))))
+      })
+  )
+
   it.effect("is called durable by no sync: nobody would find it", () =>
     withoutLogs(Effect.gen(function*() {
       for (

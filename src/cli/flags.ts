@@ -9,6 +9,8 @@ import * as Param from "effect/cli/Param"
 import * as Primitive from "effect/cli/Primitive"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
+import * as NFS from "node:fs"
+import * as NodePath from "node:path"
 import type { LimitExceeded } from "../Errors.ts"
 import { base64 } from "../internal/bytes.ts"
 import { keyLimit } from "../internal/entries.ts"
@@ -48,8 +50,28 @@ export const isJson = Effect.map(datawal, ({ json }) => json)
 // variable for the current directory.
 const pathType = (type: Primitive.PathType): Primitive.Primitive<string> =>
   Object.assign(Primitive.Path(type), {
-    parse: (path: string) => path === "" ? Effect.fail("a path that is not empty") : Effect.succeed(path)
+    parse: (path: string) =>
+      path === ""
+        ? Effect.fail("a path that is not empty")
+        // Node does not see what it was, and would take another one for it.
+        : path.includes("\uFFFD")
+        ? Effect.fail("a path that is valid UTF-8; a symbolic link can give it another name")
+        : !NodePath.isAbsolute(path) && !isHomeNamed()
+        ? Effect.fail("a path from the root: the name of the working directory is not valid UTF-8")
+        : Effect.succeed(path)
   })
+
+/** Whether the process can name its own directory; one that has been removed has no name. */
+const isHomeNamed = (): boolean => {
+  let name = ""
+  try {
+    name = process.cwd()
+  } catch {
+    return true
+  }
+  if (!name.includes("\uFFFD")) return true
+  return NFS.statSync(name, { throwIfNoEntry: false })?.ino === NFS.statSync(".").ino
+}
 
 /** An argument that is a path. */
 export const path = (name: string, type: Primitive.PathType, description: string): Argument.Argument<string> =>

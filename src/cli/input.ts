@@ -11,6 +11,8 @@ import type * as Scope from "effect/Scope"
 import * as Stdio from "effect/Stdio"
 import * as Stream from "effect/Stream"
 import * as NFS from "node:fs"
+import { Socket } from "node:net"
+import type { Readable } from "node:stream"
 import type { LimitExceeded } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
 import { type Failure, refuse, unreadable, wrongUsage } from "./failure.ts"
@@ -29,9 +31,9 @@ export const open = Effect.fnUntraced(function*(
   const stdio = yield* Stdio.Stdio
   const source = path !== standardInput
     ? readFile(path)
-    : isDirectory(0)
-    ? Stream.fail(unreadable("standard input", { code: "EISDIR" }))
-    : Stream.mapError(stdio.stdin, (error) => unreadable("standard input", error.cause))
+    : hasStream(0)
+    ? Stream.mapError(stdio.stdin, (error) => unreadable("standard input", error.cause))
+    : readAll(() => NFS.createReadStream("", { fd: 0, autoClose: false }), "standard input")
   const pull = yield* Stream.toPull(source)
   const nothing: ReadonlyArray<Uint8Array> = []
   const first = yield* Pull.catchDone(pull, () => Effect.succeed(nothing))
@@ -40,21 +42,37 @@ export const open = Effect.fnUntraced(function*(
     : Stream.concat(Stream.fromArray(first), Stream.fromPull(Effect.succeed(pull)))
 })
 
-// Node gives an empty stream for one.
-const isDirectory = (descriptor: number): boolean => {
+/**
+ * Whether Node has a stream for what a standard stream is. For anything else, such as a directory or a disk, it has one
+ * that is empty and takes everything.
+ */
+export const hasStream = (descriptor: number): boolean => {
   try {
-    return NFS.fstatSync(descriptor).isDirectory()
+    const stats = NFS.fstatSync(descriptor)
+    return stats.isFile() || stats.isFIFO() || stats.isSocket() || stats.isCharacterDevice()
   } catch {
-    return false
+    return true
   }
 }
 
+const readAll = (evaluate: () => Readable, name: string): Stream.Stream<Uint8Array, Failure> =>
+  NodeStream.fromReadable<Uint8Array, Failure>({ evaluate, onError: (cause) => unreadable(name, cause) })
+
 // In the order of its bytes, without positions, which a pipe (`<(command)`, /dev/stdin) does not have.
-const readFile = (path: string): Stream.Stream<Uint8Array, Failure> =>
-  NodeStream.fromReadable<Uint8Array, Failure>({
-    evaluate: () => NFS.createReadStream(path),
-    onError: (cause) => unreadable(path, cause)
-  })
+const readFile = (path: string): Stream.Stream<Uint8Array, Failure> => readAll(() => readableOf(path), path)
+
+// To open or read a pipe as a file keeps a thread until somebody writes, and the process from ending.
+const readableOf = (path: string): Readable => {
+  try {
+    if (NFS.statSync(path).isFIFO()) {
+      const fd = NFS.openSync(path, NFS.constants.O_RDONLY | NFS.constants.O_NONBLOCK)
+      return new Socket({ fd, readable: true, writable: false })
+    }
+  } catch {
+    // The stream of a file says why.
+  }
+  return NFS.createReadStream(path)
+}
 
 const readValue = Effect.fnUntraced(function*(
   path: string

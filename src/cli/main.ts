@@ -17,6 +17,8 @@ import * as Logger from "effect/Logger"
 import * as LogLevel from "effect/LogLevel"
 import * as References from "effect/References"
 import * as Runtime from "effect/Runtime"
+import { spawnSync } from "node:child_process"
+import { isatty } from "node:tty"
 import manifest from "../../package.json" with { type: "json" }
 import { type Failure, refuse, verdict } from "./failure.ts"
 import { datawal } from "./flags.ts"
@@ -127,11 +129,20 @@ export const run = (
 /** Runs the command and ends the process with its exit code. */
 export const main = (args: ReadonlyArray<string>): void => {
   // A terminal that goes away interrupts, too. Without one, as under `nohup`, it is not for this process to hear of it.
-  if (process.stdin.isTTY || process.stdout.isTTY || process.stderr.isTTY) {
-    process.once("SIGHUP", () => process.kill(process.pid, "SIGTERM"))
-  }
+  const terminals = [0, 1, 2].filter(isatty)
+  if (terminals.length > 0) process.once("SIGHUP", () => process.kill(process.pid, "SIGTERM"))
   run(args).pipe(
     Effect.provide(Layer.merge(Output.layer, NodeServices.layer)),
-    NodeRuntime.runMain({ disableErrorReporting: true })
+    NodeRuntime.runMain({
+      disableErrorReporting: true,
+      teardown: (exit, onExit) => {
+        // Node would put in order a terminal that is no longer there, and crash. So another process ends this one.
+        if (!terminals.every(isatty)) {
+          process.removeAllListeners("SIGHUP")
+          spawnSync("kill", ["-HUP", String(process.pid)], { stdio: "ignore" })
+        }
+        Runtime.defaultTeardown(exit, onExit)
+      }
+    })
   )
 }

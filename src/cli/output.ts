@@ -9,6 +9,7 @@ import * as Stream from "effect/Stream"
 import * as NFS from "node:fs"
 import type { LogRecord } from "../Frame.ts"
 import { Failure, refuse } from "./failure.ts"
+import { hasStream } from "./input.ts"
 import { fields } from "./render.ts"
 import type { Line } from "./schema.ts"
 
@@ -32,7 +33,8 @@ const writeTo = (stream: NodeJS.WriteStream, data: string | Uint8Array): Effect.
     stream.write(data, done)
   })
 
-// Node's own stream over a file takes a short write for a whole one, so a full disk would cut the output unseen.
+// Node's own stream over a file takes a short write for a whole one, so a full disk would cut the output unseen; that over
+// a disk itself writes nothing.
 const writeFile = (data: string | Uint8Array): Effect.Effect<void, Failure> =>
   Effect.try({
     try: () => {
@@ -62,7 +64,7 @@ export const showBar = (isShown: boolean): void => {
 }
 
 export const layer: Layer.Layer<Output> = Layer.sync(Output, () => {
-  const isFile = NFS.fstatSync(1).isFile()
+  const isFile = NFS.fstatSync(1).isFile() || !hasStream(1)
   if (!isFile) listen(process.stdout)
   listen(process.stderr)
   return Output.of({

@@ -9,6 +9,7 @@ import * as NodePath from "node:path"
 import * as Disk from "../Disk.ts"
 import type { CorruptSegment, CorruptTail, InvalidOptions, InvalidPosition, IoError } from "../Errors.ts"
 import type { LogRecord } from "../Frame.ts"
+import { absolutePath } from "../internal/beside.ts"
 import { findHome } from "../internal/home.ts"
 import { framesFrom } from "../internal/reading.ts"
 import * as Kv from "../Kv.ts"
@@ -106,8 +107,9 @@ export const targetOutside = Effect.fnUntraced(function*(
   store: string,
   path: string
 ): Effect.fn.Return<string, Failure, FileSystem.FileSystem> {
-  const real = yield* realPath(path)
-  const inside = NodePath.relative(yield* realPath(store), real)
+  const fromRoot = (path: string) => Effect.mapError(absolutePath(path), ({ message }) => refuse(message))
+  const real = yield* realPath(yield* fromRoot(path))
+  const inside = NodePath.relative(yield* realPath(yield* fromRoot(store)), real)
   if (inside === "" || !(inside === ".." || inside.startsWith(`..${NodePath.sep}`) || NodePath.isAbsolute(inside))) {
     return yield* refuse(`${path} is inside the store ${store}; choose a place outside it`)
   }
@@ -116,8 +118,7 @@ export const targetOutside = Effect.fnUntraced(function*(
 })
 
 /** The path without symbolic links, as far as it exists. */
-const realPath = (path: string): Effect.Effect<string, never, FileSystem.FileSystem> => {
-  const absolute = NodePath.resolve(path)
+const realPath = (absolute: string): Effect.Effect<string, never, FileSystem.FileSystem> => {
   const parent = NodePath.dirname(absolute)
   return FileSystem.FileSystem.use((fs) => fs.realPath(absolute)).pipe(
     Effect.catch(() =>

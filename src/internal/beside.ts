@@ -34,14 +34,27 @@ export const targetPath = Effect.fnUntraced(function*(
 ): Effect.fn.Return<string, IoError | TargetRefused> {
   const given = yield* absolutePath(path)
   const there = yield* realAncestor(disk, NodePath.dirname(given))
-  const down = NodePath.relative(source, there)
-  if (down !== ".." && !down.startsWith(`..${NodePath.sep}`)) {
+  if (yield* isWithin(disk, there, source)) {
     return yield* new TargetRefused({ target: path, found: "the directory of the store" })
   }
   yield* disk.makeDirectory(NodePath.dirname(given))
   const parent = yield* disk.realPath(NodePath.dirname(given))
   yield* Disk.syncAncestors(disk, parent)
   return NodePath.join(parent, NodePath.basename(given))
+})
+
+/** Whether a directory is another or lies in it, by whatever names: one can be mounted in a second place. */
+const isWithin = Effect.fnUntraced(function*(
+  disk: Disk.DiskService,
+  path: string,
+  directory: string
+): Effect.fn.Return<boolean> {
+  const home = yield* Effect.orElseSucceed(disk.identity(directory), () => undefined)
+  for (let at = path;; at = NodePath.dirname(at)) {
+    const identity = yield* Effect.orElseSucceed(disk.identity(at), () => undefined)
+    if (at === directory || (identity !== undefined && identity === home)) return true
+    if (at === NodePath.dirname(at)) return false
+  }
 })
 
 /** The real path of a directory, or of the nearest above it that is there. */
@@ -62,7 +75,7 @@ export const replaceFile = <A, E>(
   write: (file: Disk.DiskFile) => Effect.Effect<A, E>
 ): Effect.Effect<A, E | IoError> =>
   Effect.acquireUseRelease(
-    disk.open(building, "create"),
+    disk.open(building, "create", target),
     (file) => Effect.tap(write(file), file.sync),
     (file) => file.close
   ).pipe(

@@ -39,6 +39,7 @@ export const newStore = Effect.fnUntraced(function*<A, E>(
   let state: "building" | "named" | "durable" = "building"
   return yield* Effect.gen(function*() {
     const written = yield* Effect.scoped(Effect.gen(function*() {
+      yield* disk.makeDirectory(building, path)
       const store = yield* openNew(building, path)
       const answer = yield* write(store)
       yield* sound(store.log.sync)

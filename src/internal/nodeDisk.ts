@@ -112,11 +112,29 @@ const unclosed = (error: IoError): Effect.Effect<void> => Effect.logDebug("the d
 const close = (path: string, fd: number): Effect.Effect<void> =>
   Effect.catch(pooledVoid("close", path, (done) => NFS.close(fd, done)), unclosed)
 
-const openDescriptor = (operation: string, path: string, flags: number): Effect.Effect<number, IoError> =>
-  pooled<number>(operation, path, (done) => NFS.open(path, flags, 0o666, done))
+const openDescriptor = (
+  operation: string,
+  path: string,
+  flags: number,
+  rights = 0o666
+): Effect.Effect<number, IoError> => pooled<number>(operation, path, (done) => NFS.open(path, flags, rights, done))
 
-const open = (path: string, mode: OpenMode): Effect.Effect<DiskFile, IoError> =>
-  Effect.map(openDescriptor(mode === "create" ? "create" : "open", path, openFlags[mode]), (fd) => makeFile(path, fd))
+/** Of what is at a path, those that are not more than usual. */
+const rightsOf = (path: string | undefined, usual: number): Effect.Effect<number> =>
+  path === undefined
+    ? Effect.succeed(usual)
+    : Effect.match(statOf(path), {
+      onSuccess: ({ mode }) => Number(mode) & usual,
+      onFailure: () => usual
+    })
+
+const open: DiskService["open"] = (path, mode, like) =>
+  Effect.uninterruptible(Effect.map(
+    mode === "create"
+      ? Effect.flatMap(rightsOf(like, 0o666), (rights) => openDescriptor("create", path, openFlags.create, rights))
+      : openDescriptor("open", path, openFlags[mode]),
+    (fd) => makeFile(path, fd)
+  ))
 
 const makeLockFile = (path: string, fd: number): LockFile => ({
   tryLock: tryLock(path, fd),
@@ -269,16 +287,19 @@ const isTurnOver = (count = 1): boolean => {
 }
 
 // One level at a time: Node's own recursive mkdir says ENOENT, whatever the reason (a full or a read-only disk) was.
-const makeDirectory = (path: string): Effect.Effect<void, IoError> =>
-  Effect.catch(makeOneDirectory(path), (error) => {
+const makeDirectory: DiskService["makeDirectory"] = (path, like) =>
+  Effect.catch(makeOneDirectory(path, like), (error) => {
     const parent = Path.dirname(path)
     if (error.code !== "ENOENT" || parent === path) return Effect.fail(error)
-    return Effect.andThen(makeDirectory(parent), makeOneDirectory(path))
+    return Effect.andThen(makeDirectory(parent), makeOneDirectory(path, like))
   })
 
-const makeOneDirectory = (path: string): Effect.Effect<void, IoError> =>
+const makeOneDirectory: DiskService["makeDirectory"] = (path, like) =>
   Effect.catch(
-    pooledVoid("create directory", path, (done) => NFS.mkdir(path, done)),
+    Effect.flatMap(
+      rightsOf(like, 0o777),
+      (rights) => pooledVoid("create directory", path, (done) => NFS.mkdir(path, rights, done))
+    ),
     (error) =>
       Effect.matchEffect(statOf(path), {
         onFailure: () => Effect.fail(error),
