@@ -128,8 +128,8 @@ export interface DiskService {
   readonly open: (path: string, mode: OpenMode, like?: string) => Effect.Effect<DiskFile, IoError>
   readonly openLock: (path: string) => Effect.Effect<LockFile, IoError>
   /**
-   * Makes a directory and its missing parents; one that is there is fine. `syncAncestors` makes them durable. `like` is as
-   * for `open`.
+   * Makes a directory and its missing parents; one that is there is fine. `syncAncestors` makes them durable. `like` is
+   * as for `open`.
    */
   readonly makeDirectory: (path: string, like?: string) => Effect.Effect<void, IoError>
   /**

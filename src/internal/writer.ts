@@ -335,15 +335,16 @@ export class Writer {
    * Cuts off the part of a frame that a failed write has left: the next opening would have to copy it, for which a full
    * disk has no room. Durably: else a loss of power could leave some of it between what is written there later.
    */
-  readonly #takeBack: Effect.Effect<void> = Effect.gen({ self: this }, function*() {
+  readonly #takeBack: Effect.Effect<void> = Effect.suspend(() => {
     this.#hasPart = false
-    // Who waits for an fsync is told of its failure, and the system tells one of two.
-    yield* this.#roundsEnd
-    const sync = this.#hasFailedSync ? Effect.void : this.#file.sync
     const from = { segment: this.#segment, offset: 0 }
-    yield* Effect.catch(
-      Effect.andThen(takeBack(this.#file, this.#offset), sync),
-      ({ operation }) => operation === "sync" ? this.#note.writeFailed(from) : Effect.void
+    const cut = Effect.suspend(() =>
+      Effect.andThen(takeBack(this.#file, this.#offset), this.#hasFailedSync ? Effect.void : this.#file.sync)
+    )
+    // Who waits for an fsync is told of its failure, and the system tells one of two.
+    return Effect.andThen(
+      this.#roundsEnd,
+      Effect.catch(cut, ({ operation }) => operation === "sync" ? this.#note.writeFailed(from) : Effect.void)
     )
   })
 

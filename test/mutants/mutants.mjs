@@ -258,7 +258,7 @@ const writing = [
     name: "taken-back-without-sync",
     claim: "What is taken back is so durably.",
     file: "src/internal/writer.ts",
-    find: "Effect.andThen(takeBack(this.#file, this.#offset), sync)",
+    find: "Effect.andThen(takeBack(this.#file, this.#offset), this.#hasFailedSync ? Effect.void : this.#file.sync)",
     replace: "takeBack(this.#file, this.#offset)",
     test: fsync,
     caughtBy: "does not come back between records that are written there later"
@@ -694,8 +694,8 @@ const waiting = [
     name: "import-waits-when-interrupted",
     claim: "An import can be interrupted while another has the store to himself.",
     file: "src/internal/importing.ts",
-    find: "const isKept = !isInterrupted ||",
-    replace: "const isKept = true ||",
+    find: "this.#frames.to > 0 && this.#parts.isTurnTaken()",
+    replace: "false",
     test: "test/Export.test.ts",
     caughtBy: "a scope with one of them closes, whichever of them it interrupts first"
   }
