@@ -84,8 +84,8 @@ export interface Salvaged {
  * Of a store without damage it is the same as `Reader`'s stream.
  *
  * Memory is bounded like a reader's, and a number for each gap of a segment. What stands behind damage is read
- * twice, and the beginning of it, after each gap, once more. `IoError` when the system refuses: `ESTALE` if the directory
- * is moved or replaced meanwhile.
+ * twice, and the beginning of it, after each gap, once more. `IoError` when the system refuses: `ESTALE` if the
+ * directory is moved or replaced meanwhile.
  *
  * **Example** (What is behind the damage)
  *

@@ -33,8 +33,8 @@ const writeTo = (stream: NodeJS.WriteStream, data: string | Uint8Array): Effect.
     stream.write(data, done)
   })
 
-// Node's own stream over a file takes a short write for a whole one, so a full disk would cut the output unseen; that over
-// a disk itself writes nothing.
+// Node's own stream over a file takes a short write for a whole one, so a full disk would cut the output unseen; that
+// over a disk itself writes nothing.
 const writeFile = (data: string | Uint8Array): Effect.Effect<void, Failure> =>
   Effect.try({
     try: () => {

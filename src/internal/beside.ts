@@ -48,11 +48,14 @@ const isWithin = Effect.fnUntraced(function*(
   disk: Disk.DiskService,
   path: string,
   directory: string
-): Effect.fn.Return<boolean> {
-  const home = yield* Effect.orElseSucceed(disk.identity(directory), () => undefined)
+): Effect.fn.Return<boolean, IoError> {
+  // One that has been moved is not there by its name.
+  const home = yield* Effect.catch(
+    disk.identity(directory),
+    (error) => error.code === "ENOENT" ? Effect.undefined : Effect.fail(error)
+  )
   for (let at = path;; at = NodePath.dirname(at)) {
-    const identity = yield* Effect.orElseSucceed(disk.identity(at), () => undefined)
-    if (at === directory || (identity !== undefined && identity === home)) return true
+    if (at === directory || (yield* disk.identity(at)) === home) return true
     if (at === NodePath.dirname(at)) return false
   }
 })
