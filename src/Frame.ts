@@ -204,13 +204,29 @@ export const encodeWithView = (
   key: Uint8Array,
   payload: Uint8Array
 ): number => {
-  writeHeader(target, view, at, type, key.length, payload.length)
+  const end = encodeUnsealed(target, view, at, type, txid, key, payload)
+  view.setUint32(end - crc_bytes, crc.crc32c(target, at, end - crc_bytes, 0), true)
+  return end
+}
+
+/** `encodeWithView` of all but the checksum. @internal */
+export const encodeUnsealed = (
+  target: Uint8Array,
+  view: DataView,
+  at: number,
+  type: RecordType,
+  txid: number,
+  key: Uint8Array,
+  payload: Uint8Array
+): number => {
+  // Looked at once: what another thread shares can grow meanwhile, and the header says where the frame ends.
+  const keyLength = key.length
+  const payloadLength = payload.length
+  writeHeader(target, view, at, type, keyLength, payloadLength)
   writeTxid(view, at, txid)
-  if (key.length > 0) target.set(key, at + header_bytes)
-  target.set(payload, at + header_bytes + key.length)
-  const end = at + header_bytes + key.length + payload.length
-  view.setUint32(end, crc.crc32c(target, at, end, 0), true)
-  return end + crc_bytes
+  if (keyLength > 0) target.set(key, at + header_bytes)
+  target.set(payload, at + header_bytes + keyLength)
+  return at + encodedLength(keyLength, payloadLength)
 }
 
 /** The header of a frame that is still to be numbered (`renumber`). @internal */

@@ -6,11 +6,14 @@ import { Arbitrary, Schema } from "effect"
 import * as ChildProcess from "node:child_process"
 import * as NFS from "node:fs"
 import { moduleOf } from "../scripts/wasm.mjs"
+import * as Frame from "../src/Frame.ts"
 import {
   assemble,
   assembledFrom_bytes,
+  bench_bytes,
   type Checksum,
   crc32c,
+  onBench,
   portable,
   Sealed,
   shift
@@ -18,7 +21,7 @@ import {
 import { seeded } from "../src/internal/simulatedRandom.ts"
 import { concat, crc32cBitwise, noise, utf8, zeros } from "./support/stores.ts"
 
-const assembled = assemble()
+const assembled = assemble().checksum
 
 const of = (checksum: Checksum, bytes: Uint8Array): number => checksum(bytes, 0, bytes.length, 0)
 
@@ -207,10 +210,57 @@ describe("WebAssembly", () => {
     assert.include(text, `those ${steps.slice(0, 4).join(", ")} and ${degree}\n`)
   })
 
+  it("shortens by another multiple: the steps are in the shuffles of the text", () => {
+    const power = (bytes: number) => (shift(0x8000_0000, bytes)) >>> 0
+    const degree = 98
+    const steps = [21, 47, 60, 65, 70, 94, 98]
+    assert.strictEqual(steps.reduce((sum, step) => sum ^ power(degree - step), power(degree)) >>> 0, 0)
+    const text = NFS.readFileSync(new URL("../src/internal/crc32c.wat", import.meta.url), "utf8")
+    const found = Array.from(
+      text.matchAll(/i8x16\.shuffle ([\d ]+) \(local\.get \$(\d)\) \(local\.get \$(\d)\)/g),
+      ([, lanes = "", far, near]) => {
+        const [first = 0, ...rest] = lanes.split(" ").map(Number)
+        assert.deepStrictEqual(rest, Array.from({ length: 15 }, (_, index) => first + 1 + index))
+        assert.strictEqual(Number(far), Number(near) + 1)
+        return 16 * Number(near) + 16 - first
+      }
+    ).sort((a, b) => a - b)
+    assert.deepStrictEqual(found, steps.flatMap((step) => [step, step]))
+    assert.include(text, `those ${steps.slice(0, 6).join(", ")} and ${degree} bytes`)
+  })
+
+  it("seals frames of every length around the switch-overs, back to back, as each is sealed alone", () => {
+    const payloads = [0, 1, 63, 131, 132, 133, 255, 511, 1_024, 2_019, 2_020, 2_021, 4_096, 16_355, 16_356, 16_357]
+    const frames = [...payloads, 40_000, ...payloads].map((length, index) => {
+      const frame = new Uint8Array(Frame.encodedLength(7, length))
+      Frame.encodeInto(frame, 0, "Put", index + 1, noise(7, index), noise(length, index))
+      return frame
+    })
+    const all = concat(...frames)
+    onBench(all.length, (bench) => {
+      if (bench === undefined) return assert.fail("there is no bench")
+      bench.bytes.set(noise(bench.bytes.length, 3))
+      let at = 0
+      for (const frame of frames) {
+        bench.bytes.set(frame.subarray(0, frame.length - Frame.crc_bytes), at)
+        at += frame.length
+      }
+      bench.seal(frames.length)
+      assert.isTrue(Buffer.from(bench.bytes.subarray(0, at)).equals(all))
+      // A checksum that somebody wants meanwhile does not touch it, nor does whoever else would make frames.
+      crc32c(noise(20_000), 0, 20_000, 0)
+      onBench(1_000, (other) => assert.isUndefined(other))
+      assert.isTrue(Buffer.from(bench.bytes.subarray(0, at)).equals(all))
+    })
+    assert.throws(() => onBench(1_000, () => assert.fail("thrown")), "thrown")
+    onBench(1_000, (bench) => assert.isDefined(bench))
+    onBench(bench_bytes + 1, (bench) => assert.isUndefined(bench))
+  })
+
   it("is done without in a process that may not compile", () => {
     const url = new URL("../dist/internal/crc32c.js", import.meta.url).href
     const script = `import { assemble, crc32c, portable } from ${JSON.stringify(url)}
-      process.stdout.write(assemble() === portable ? "portable " : "assembled ")
+      process.stdout.write(assemble().checksum === portable ? "portable " : "assembled ")
       process.stdout.write(String(crc32c(new Uint8Array(1000), 0, 1000, 0)))`
     const answer = (...flags: ReadonlyArray<string>) =>
       ChildProcess.execFileSync(process.execPath, [...flags, "--input-type=module", "-e", script], {

@@ -1,6 +1,7 @@
 /**
  * CRC-32C (Castagnoli, reflected polynomial 0x82F63B78) in two implementations of one function: TypeScript, sixteen
- * bytes a step, and WebAssembly (`crc32c.wat`), which wins where a frame is long enough to pay for being copied there.
+ * bytes a step, and WebAssembly (`crc32c.wat`), which wins where a frame is long enough to pay for being copied there,
+ * or is made there (`Bench`).
  *
  * The tables follow "slicing-by-8" (Kounavis and Berry, Intel, 2005), twice as wide. `shift` is the operator behind
  * zlib's `crc32_combine`: multiplication by x^(8n) modulo the polynomial, on which `Sealed` rests as well.
@@ -91,37 +92,77 @@ declare const WebAssembly: {
 /** What `crc32c.wat` exports; its places and lengths are below. */
 interface Assembled {
   readonly memory: { readonly buffer: ArrayBuffer }
-  readonly update: (length: number, state: number) => number
+  readonly update: (at: number, length: number, state: number) => number
+  readonly seal: (at: number, frames: number) => void
 }
 
 const input_at = 33_792
 const input_bytes_max = 16_384
+const bench_at = 50_176
+
+/** Room on the bench: for what one blocking write takes. */
+export const bench_bytes = 262_144
+
+/** Memory of the module, where frames are made whose checksums then take neither a copy nor a call for each. */
+export interface Bench {
+  readonly bytes: Uint8Array<ArrayBuffer>
+  readonly view: DataView
+  /** Writes the checksums of so many frames, back to back from the start. */
+  readonly seal: (frames: number) => void
+}
+
+interface Assembly {
+  readonly checksum: Checksum
+  readonly bench: Bench | undefined
+}
 
 /** The implementation in WebAssembly, or the portable one where there is none, as under `--jitless`. */
-export const assemble = (): Checksum => {
+export const assemble = (): Assembly => {
   try {
     const module = new WebAssembly.Module(Buffer.from(module_base64, "base64"))
-    const { memory, update } = new WebAssembly.Instance(module).exports
+    const { memory, seal, update } = new WebAssembly.Instance(module).exports
     new Int32Array(memory.buffer).set(tables)
     const input = new Uint8Array(memory.buffer, input_at, input_bytes_max)
-    return (bytes, start, end, seed) => {
+    const checksum: Checksum = (bytes, start, end, seed) => {
       let state = ~seed
       for (let at = start; at < end; at += input_bytes_max) {
         const next = Math.min(end, at + input_bytes_max)
         input.set(bytes.subarray(at, next))
-        state = update(next - at, state)
+        state = update(input_at, next - at, state)
       }
       return ~state >>> 0
     }
+    const bytes = new Uint8Array(memory.buffer, bench_at, bench_bytes)
+    const view = new DataView(memory.buffer, bench_at, bench_bytes)
+    return { checksum, bench: { bytes, view, seal: (frames) => seal(bench_at, frames) } }
   } catch {
-    return portable
+    return { checksum: portable, bench: undefined }
   }
 }
 
 // Made for the first long input: a process that only looks at short records needs none.
+let assembly: Assembly | undefined
 let long: Checksum = (bytes, start, end, seed) => {
-  long = assemble()
+  assembly ??= assemble()
+  long = assembly.checksum
   return long(bytes, start, end, seed)
+}
+
+let isLent = false
+
+/**
+ * Lends the bench until `use` returns: not to two at once, as when the disk that one of them writes to is a program's
+ * own, which writes to another log. Without it, or where that is all too short to pay, `use` gets `undefined`.
+ */
+export const onBench = <A>(bytes: number, use: (bench: Bench | undefined) => A): A => {
+  if (isLent || bytes < assembledFrom_bytes || bytes > bench_bytes) return use(undefined)
+  assembly ??= assemble()
+  isLent = true
+  try {
+    return use(assembly.bench)
+  } finally {
+    isLent = false
+  }
 }
 
 export const crc32c: Checksum = (bytes, start, end, seed) =>

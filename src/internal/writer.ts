@@ -18,10 +18,12 @@ import { type IoError, LimitExceeded, WriterPoisoned } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
 import type { Lock } from "../Lock.ts"
 import { type Position, segment_max } from "../Recovery.ts"
-import { freshBytes, roomFor } from "./bytes.ts"
+import { freshBytes } from "./bytes.ts"
 import { closedError } from "./closed.ts"
+import { assembledFrom_bytes } from "./crc32c.ts"
 import { createSegment } from "./createSegment.ts"
 import { type Entry, lengthOf, recordLimit, txidLimit } from "./entries.ts"
+import { FrameBuffer } from "./frameBuffer.ts"
 import type { Frames, PutFrames } from "./frames.ts"
 import { Gate } from "./gate.ts"
 import { atHome, syncInPlace } from "./home.ts"
@@ -64,9 +66,7 @@ export class Writer {
   readonly observers = new Observers()
   readonly #gate = new Gate()
   readonly #closedSegments: Map<number, number>
-  /** Where frames are made that are written in one blocking write: as large as those were so far. */
-  #buffer = new Uint8Array(0)
-  #view = new DataView(this.#buffer.buffer)
+  readonly #buffer = new FrameBuffer()
   #busy = false
   #refusal: WriterPoisoned | IoError | undefined
   /** A write has failed, and may have left a part of a frame. */
@@ -276,15 +276,12 @@ export class Writer {
   ): IoError | undefined {
     let total = 0
     for (let index = from; index < to; index++) total += lengthOf(entries[index] as Entry)
-    this.#reserve(total)
-    let length = 0
-    for (let index = from; index < to; index++) {
-      const { key, payload, type } = entries[index] as Entry
-      const txid = this.#txid + 1 + index - from
-      length = Frame.encodeWithView(this.#buffer, this.#view, length, type, txid, key, payload)
-    }
     const { offset: start, segment, txid: last } = this.end
-    const failed = this.#write(this.#buffer, 0, length, to - from)
+    const failed = this.#buffer.many(
+      entries,
+      { from, to, length: total, txid: last + 1, isTold: !this.observers.isEmpty },
+      (bytes, length) => this.#write(bytes, 0, length, to - from)
+    )
     if (failed !== undefined) return failed
     let offset = start
     for (let index = from; index < to; index++) {
@@ -318,16 +315,12 @@ export class Writer {
     return undefined
   }
 
-  #reserve(bytes: number): void {
-    if (bytes <= this.#buffer.length) return
-    this.#buffer = new Uint8Array(roomFor(bytes, Disk.blocking_bytes_max))
-    this.#view = new DataView(this.#buffer.buffer)
-  }
-
   #writeSmall(entry: Entry, length: number): Exit.Exit<RecordRef, WriteError> {
-    this.#reserve(length)
-    Frame.encodeWithView(this.#buffer, this.#view, 0, entry.type, this.#txid + 1, entry.key, entry.payload)
-    const failed = Disk.appendFullyNow(this.#file, this.#buffer, 0, length)
+    const file = this.#file
+    const txid = this.#txid + 1
+    const failed = length < assembledFrom_bytes
+      ? Disk.appendFullyNow(file, this.#buffer.short(entry, length, txid), 0, length)
+      : this.#buffer.long(entry, length, txid, (bytes) => Disk.appendFullyNow(file, bytes, 0, length))
     return failed === undefined ? Exit.succeed(this.#written(entry, length)) : Exit.fail(this.#poison(failed))
   }
 
