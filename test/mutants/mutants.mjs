@@ -211,10 +211,9 @@ const writing = [
     name: "ack-before-write",
     claim: "An append resolves when the kernel has the record.",
     file: "src/internal/writer.ts",
-    find: "entry.payload)\n    const failed = Disk.appendFullyNow(this.#file, this.#buffer, 0, length)",
-    replace: "entry.payload)\n    const [file, bytes] = [this.#file, this.#buffer.slice(0, length)]\n" +
-      "    setImmediate(() => Disk.appendFullyNow(file, bytes, 0, length))\n" +
-      "    const failed = undefined",
+    find: "? Disk.appendFullyNow(file, this.#buffer.short(entry, length, txid), 0, length)",
+    replace: "? setImmediate((bytes) => Disk.appendFullyNow(file, bytes, 0, length), " +
+      "this.#buffer.short(entry, length, txid).slice()) && undefined",
     test: crashPoints,
     caughtBy: "at any point of |append and sync| (|adversarial|)"
   },
@@ -1019,8 +1018,8 @@ const sharing = [
     name: "checksum-of-the-last-block-only",
     claim: "A checksum is of all bytes, however many.",
     file: "src/internal/crc32c.ts",
-    find: "state = update(next - at, state)",
-    replace: "state = update(next - at, ~seed)",
+    find: "state = update(input_at, next - at, state)",
+    replace: "state = update(input_at, next - at, ~seed)",
     test: "test/crc32c.test.ts",
     caughtBy: "assembled| agrees with the definition at every length around the blocks that long inputs are taken in"
   },
