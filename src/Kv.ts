@@ -201,8 +201,8 @@ export interface Options extends Omit<Log.Options, "replay">, Cache {
   /**
    * The index is saved in the directory as `keydir.checkpoint`, so that the next opening reads that file, checks the
    * active segment, and replays only what came after. Records in closed segments are checked when they are read. `auto`
-   * (the default) saves it at a rotation and when the store is closed, where that is worth it; `always` whenever
-   * something is new; `never` neither saves nor uses one. One that is missing, damaged or not of these very files is
+   * (the default) saves it at a rotation and when the store is closed, where that is worth it; `always` then
+   * if anything is new; `never` neither saves nor uses one. One that is missing, damaged or not of these very files is
    * not used, nor is any under the policies `strict` and `prefix`.
    */
   readonly checkpoint?: CheckpointPolicy | undefined
@@ -235,13 +235,14 @@ export interface Cache {
 }
 
 /**
- * What can be done with a store that is open for write.
+ * What can be done with a store that is open for write. Keys and values that are given to a call, or answered by `f`,
+ * may not be changed until it has resolved: until then it is open what is written.
  *
  * @category models
  * @since 0.1.0
  */
 export interface KvService extends KvRead {
-  /** Sets the value of a key. Neither may be changed until it has resolved: until then it is open what is written. */
+  /** Sets the value of a key. */
   readonly put: (key: Bytes, value: Bytes) => Effect.Effect<RecordRef, WriteError>
 
   /**

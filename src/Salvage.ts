@@ -16,7 +16,6 @@
 import * as Arr from "effect/Array"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
-import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Disk from "./Disk.ts"
 import type { DamageReason, IoError, LockUnavailable, TargetRefused } from "./Errors.ts"
@@ -182,45 +181,57 @@ const behind = (
   first: Damaged,
   last: Last,
   onGap: (gap: Gap) => void
-): Stream.Stream<Frame.LogRecord, IoError> => {
-  let damaged: Damaged | undefined = first
-  const skipTo = (end: number): void => {
-    if (damaged === undefined) return
-    const { offset, reason } = damaged
-    onGap({ segment: segment.id, offset, bytes: end - offset, reason })
-    damaged = undefined
-  }
-  // Until frames end again: behind that, nothing has been looked at.
-  const fromStart = Effect.fnUntraced(function*(start: number) {
-    if (damaged === undefined || start < damaged.offset) return Stream.empty
-    const known = yield* endOf(segment, damaged, last)
-    if (known !== undefined && start < known) return Stream.empty
-    const isLater = start === known || ((yield* txidAt(segment, start)) ?? 0) > last.txid
-    if (!isLater) return Stream.empty
-    skipTo(start)
-    const frames = framesFrom(segment, start, behind_chunk_bytes)
-    return Stream.catchTag(start === known ? noting(last, frames) : frames, "Damage", (next) => {
-      damaged = next
+): Stream.Stream<Frame.LogRecord, IoError> =>
+  Stream.unwrap(Effect.gen(function*() {
+    const disk = yield* Disk.Disk
+    const file = yield* Disk.openScoped(disk, Recovery.segmentPath(segment.directory, segment.id), "read")
+    let damaged: Damaged | undefined = first
+    let known = yield* endOf(segment, file, first, last)
+    const skipTo = (end: number): void => {
+      if (damaged === undefined) return
+      const { offset, reason } = damaged
+      onGap({ segment: segment.id, offset, bytes: end - offset, reason })
+      damaged = undefined
+    }
+    // Until frames end again: behind that, nothing has been looked at.
+    const fromStart = Effect.fnUntraced(function*(start: number): Effect.fn.Return<
+      Stream.Stream<Frame.LogRecord, IoError>,
+      IoError
+    > {
+      if (damaged === undefined || start < (known ?? damaged.offset)) return Stream.empty
+      const isKnown = start === known
+      if (!isKnown && ((yield* headerAt(file, start))?.txid ?? 0) <= last.txid) return Stream.empty
+      skipTo(start)
+      const frames = framesFrom(segment, start, behind_chunk_bytes)
+      return Stream.catchTag(isKnown ? noting(last, frames) : frames, "Damage", (next) =>
+        Stream.unwrap(Effect.map(endOf(segment, file, next, last), (end) => {
+          damaged = next
+          known = end
+          return Stream.empty
+        })))
+    })
+    const end = Stream.suspend(() => {
+      skipTo(segment.size)
       return Stream.empty
     })
-  })
-  const end = Stream.suspend(() => {
-    skipTo(segment.size)
-    return Stream.empty
-  })
-  return Stream.fromIterableEffect(startsBehind(segment, first.offset, last.txid)).pipe(
-    Stream.flatMap((start) => Stream.unwrap(fromStart(start))),
-    Stream.concat(end)
-  )
-}
+    return Stream.fromIterableEffect(startsBehind(segment, file, first.offset, last.txid)).pipe(
+      Stream.flatMap((start) =>
+        Stream.unwrap(fromStart(start))
+      ),
+      Stream.concat(end)
+    )
+  }))
 
-/** The txid of the whole frame that starts there. */
-const txidAt = (segment: Segment, offset: number): Effect.Effect<number | undefined, IoError> =>
-  framesFrom(segment, offset, behind_chunk_bytes).pipe(
-    Stream.runHead,
-    Effect.map((head) => Option.getOrUndefined(head)?.txid),
-    Effect.catchTag("Damage", () => Effect.succeed(undefined))
-  )
+/** What the header there says, if it is sound. */
+const headerAt = Effect.fnUntraced(function*(
+  file: Disk.DiskFile,
+  offset: number
+): Effect.fn.Return<{ readonly length: number; readonly txid: number } | undefined, IoError> {
+  const header = new Uint8Array(Frame.header_bytes)
+  const view = new DataView(header.buffer)
+  const length = Frame.inspect(view, 0, yield* Disk.readFully(file, header, 0, header.length, offset))
+  return length < 0 ? undefined : { length, txid: Frame.txidAt(view, 0) }
+})
 
 /**
  * Where a damaged frame ends, if its own length leads to the next record but one: what stands before that is what it
@@ -228,30 +239,27 @@ const txidAt = (segment: Segment, offset: number): Effect.Effect<number | undefi
  */
 const endOf = Effect.fnUntraced(function*(
   segment: Segment,
+  file: Disk.DiskFile,
   { offset }: Damaged,
   last: Last
 ): Effect.fn.Return<number | undefined, IoError> {
-  const disk = yield* Disk.Disk
-  const header = new Uint8Array(Frame.header_bytes)
-  const count = yield* Effect.scoped(
-    Effect.flatMap(
-      Disk.openScoped(disk, Recovery.segmentPath(segment.directory, segment.id), "read"),
-      (file) => Disk.readFully(file, header, 0, header.length, offset)
-    )
+  const header = yield* headerAt(file, offset)
+  if (header === undefined) return undefined
+  const end = offset + header.length
+  const next = yield* framesFrom(segment, end, behind_chunk_bytes).pipe(
+    Stream.runHead,
+    Effect.catchTag("Damage", () => Effect.succeedNone)
   )
-  const length = Frame.inspect(new DataView(header.buffer), 0, count)
-  if (length < 0) return undefined
-  return (yield* txidAt(segment, offset + length)) === last.txid + 2 ? offset + length : undefined
+  return Option.isSome(next) && next.value.txid === last.txid + 2 ? end : undefined
 })
 
 /** Where whole frames start that have none right before them. */
 const startsBehind = Effect.fnUntraced(function*(
-  { directory, id, size }: Segment,
+  { size }: Segment,
+  file: Disk.DiskFile,
   offset: number,
   txid: number
-): Effect.fn.Return<ReadonlyArray<number>, IoError, Scope.Scope> {
-  const disk = yield* Disk.Disk
-  const file = yield* Disk.openScoped(disk, Recovery.segmentPath(directory, id), "read")
+): Effect.fn.Return<ReadonlyArray<number>, IoError> {
   const starts: Array<number> = []
   let before = 0
   yield* eachLaterFrame(file, offset + 1, size, txid, (start, end) => {
@@ -259,7 +267,7 @@ const startsBehind = Effect.fnUntraced(function*(
     before = end
   })
   return starts
-}, Effect.scoped)
+})
 
 /**
  * Writes every whole record of a store into a new one, in the same order, with txids from 1: puts, deletes and raw

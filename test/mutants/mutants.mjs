@@ -737,8 +737,8 @@ const salvaging = [
     name: "salvage-ends-at-damage",
     claim: "What is behind damage is salvaged.",
     file: "src/Salvage.ts",
-    find: "Stream.flatMap((start) => Stream.unwrap(fromStart(start)))",
-    replace: "Stream.flatMap(() => Stream.empty)",
+    find: "Stream.unwrap(fromStart(start))",
+    replace: "Stream.empty",
     test: salvage,
     caughtBy: "is every frame before, between and behind any damage, in order, and the rest are gaps"
   },
