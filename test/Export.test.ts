@@ -146,6 +146,10 @@ describe("export", () => {
       assert.notInclude(rights, 0o644, "while it is written, too")
       assert.strictEqual(NFS.statSync(file).mode & 0o7777, 0o600)
       assert.notStrictEqual(NFS.readFileSync(file, "utf8"), "older")
+      // And those that a new file would not have.
+      NFS.chmodSync(file, 0o666)
+      yield* Export.toFile(kv, file)
+      assert.strictEqual(NFS.statSync(file).mode & 0o7777, 0o666)
     }))
 
   it.effect("refuses a directory and a device, and leaves them as they are", () =>

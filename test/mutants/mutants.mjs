@@ -752,10 +752,19 @@ const salvaging = [
     caughtBy: "goes on by a txid of its own log, and not by that of a log that a damaged record held"
   },
   {
+    name: "salvage-of-what-a-damaged-record-holds",
+    claim: "What a damaged record holds is not taken for this log's where its own length leads to the next record.",
+    file: "src/Salvage.ts",
+    find: "next.value.txid === last.txid + 2 ? end : undefined",
+    replace: "next.value.txid < 0 ? end : undefined",
+    test: salvage,
+    caughtBy: "is no log that a damaged record held, however many records before it are damaged too"
+  },
+  {
     name: "salvage-reads-on-in-a-gap",
     claim: "A place that has been read is not gone on from again.",
     file: "src/Salvage.ts",
-    find: " || start < damaged.offset",
+    find: " || start < (known ?? damaged.offset)",
     replace: "",
     test: salvage,
     caughtBy: "goes on from no place that it has read already, such as a log in a record with an older txid"
