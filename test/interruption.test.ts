@@ -428,6 +428,16 @@ const prepare = Effect.fnUntraced(function*(state: State, directory: string) {
   if (state.note !== undefined) NFS.writeFileSync(NodePath.join(directory, ".lock"), state.note)
 })
 
+/** What opening asks of the disk. */
+const callsOfOpening = (state: State) =>
+  Effect.scoped(Effect.gen(function*() {
+    const disk = new FaultyDisk()
+    const directory = NodePath.join(yield* temporaryDirectory, "a", "store")
+    yield* prepare(state, directory)
+    yield* over(disk)(Log.make({ directory }))
+    return disk.calls.slice()
+  }))
+
 /** Closes the scope in which `run` opens a store while the call at `index` is held; what became of the opening. */
 const closeAt = Effect.fnUntraced(function*<A, E, R>(
   disk: FaultyDisk,
@@ -477,16 +487,9 @@ describe("an interrupted opening", () => {
   for (const state of states) {
     it.live(`opening ${state.name}: a scope that closes anywhere in it waits for it, and lets go of the lock then`, () =>
       Effect.gen(function*() {
-        const dry = new FaultyDisk()
-        let count = 0
-        yield* Effect.scoped(Effect.gen(function*() {
-          const directory = NodePath.join(yield* temporaryDirectory, "a", "store")
-          yield* prepare(state, directory)
-          yield* over(dry)(Log.make({ directory }))
-          count = dry.calls.length
-        }))
-        const locked = dry.calls.findIndex(({ kind }) => kind === "tryLock")
-        for (const [index, call] of dry.calls.slice(0, count).entries()) {
+        const calls = yield* callsOfOpening(state)
+        const locked = calls.findIndex(({ kind }) => kind === "tryLock")
+        for (const [index, call] of calls.entries()) {
           if (!holdable(call)) continue
           const context = `${state.name}, call ${index} (${call.kind} ${NodePath.basename(call.path)})`
           yield* Effect.scoped(Effect.gen(function*() {
@@ -511,16 +514,8 @@ describe("an interrupted opening", () => {
 
     it.live(`opening ${state.name}, interrupted anywhere, holds nothing, and the next open finds everything`, () =>
       Effect.gen(function*() {
-        const dry = new FaultyDisk()
-        let count = 0
-        yield* Effect.scoped(Effect.gen(function*() {
-          const directory = NodePath.join(yield* temporaryDirectory, "a", "store")
-          yield* prepare(state, directory)
-          yield* over(dry)(Log.make({ directory }))
-          count = dry.calls.length
-        }))
         const leaks: Array<string> = []
-        for (const [index, call] of dry.calls.slice(0, count).entries()) {
+        for (const [index, call] of (yield* callsOfOpening(state)).entries()) {
           if (!holdable(call)) continue
           const context = `${state.name}, call ${index} (${call.kind} ${NodePath.basename(call.path)})`
           yield* Effect.scoped(Effect.gen(function*() {
