@@ -9,7 +9,7 @@
  * | `CorruptSegment` | opening, reading | restore the segment from a backup; `Salvage` copies all that is whole |
  * | `IoError` | anything that touches the disk | depends on `code`; after a failed write, sync or rotate reopen |
  * | `WriterPoisoned` | every mutation after a failed one | close and reopen: recovery restores a sound tail |
- * | `LimitExceeded` | append, put, delete, rotate | make the record smaller, or go on in a new store |
+ * | `LimitExceeded` | append, put, delete, rotate, opening a `Kv` | make the record smaller, or go on in a new store |
  * | `InvalidPosition` | reading at a place | use a position that this log gave |
  * | `InvalidOptions` | opening, `Lock.acquire` | mend the option it names |
  * | `TargetRefused` | `compactTo`, `Export.toFile`, `Salvage.toStore` | choose one outside that holds nothing yet |
@@ -214,7 +214,8 @@ export class WriterPoisoned extends Schema.TaggedError<WriterPoisoned>("effect-d
 
 /**
  * The record, or the log, would pass a fixed limit of the format, or the index of a `Kv` has no room for another key.
- * Nothing of that record was written, and the store goes on working. All limits but `segment`, which a batch can meet
+ * Nothing of that record was written, and the store goes on working; one whose log has more keys than its index has
+ * room for does not open, but is read as a log. All limits but `segment`, which a batch can meet
  * at a rotation, are looked at before anything of a call is written. `actual` and `maximum` are bytes for `key` and
  * `payload`, numbers for `txid`, `segment` and `keys` (there `maximum` is how many keys there are).
  *

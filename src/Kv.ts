@@ -25,6 +25,7 @@ import type {
   CorruptTail,
   InvalidOptions,
   IoError,
+  LimitExceeded,
   LockUnavailable,
   TargetRefused,
   WriterPoisoned
@@ -184,12 +185,21 @@ export interface KvRead {
 export type CompactError = IoError | CorruptSegment | LockUnavailable | TargetRefused
 
 /**
- * What opening for write can fail with: as for a log.
+ * What opening for write can fail with: as for a log, and `LimitExceeded` (`keys`) where others have filled the log
+ * with more keys than an index has room for. Such a log is read as a log.
  *
  * @category errors
  * @since 0.1.0
  */
-export type OpenError = Log.OpenError
+export type OpenError = Log.OpenError | LimitExceeded
+
+/**
+ * What opening for reading can fail with; `LimitExceeded` as for `OpenError`.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export type ReaderError = IoError | CorruptTail | CorruptSegment | InvalidOptions | LimitExceeded
 
 /**
  * How a store is opened: as a log is, how much memory reading it may take, and what becomes of its checkpoint.
@@ -368,8 +378,9 @@ export const makeWithLog: (
  * @category constructors
  * @since 0.1.0
  */
-export const fromLog: (log: Log.LogService) => Effect.Effect<KvService, IoError | CorruptSegment, Scope.Scope> =
-  kvOverLog
+export const fromLog: (
+  log: Log.LogService
+) => Effect.Effect<KvService, IoError | CorruptSegment | LimitExceeded, Scope.Scope> = kvOverLog
 
 /**
  * `fromLog` of the log that the application provides.
@@ -377,10 +388,11 @@ export const fromLog: (log: Log.LogService) => Effect.Effect<KvService, IoError 
  * @category constructors
  * @since 0.1.0
  */
-export const makeLog: Effect.Effect<KvService, IoError | CorruptSegment, Log.Log | Scope.Scope> = Effect.flatMap(
-  Log.Log,
-  fromLog
-)
+export const makeLog: Effect.Effect<KvService, IoError | CorruptSegment | LimitExceeded, Log.Log | Scope.Scope> = Effect
+  .flatMap(
+    Log.Log,
+    fromLog
+  )
 
 /**
  * Opens a store for reading, as it is now: without the lock, while somebody else may be writing it. It reads the whole
@@ -391,7 +403,7 @@ export const makeLog: Effect.Effect<KvService, IoError | CorruptSegment, Log.Log
  */
 export const makeReader = (
   options: ReaderOptions
-): Effect.Effect<KvRead, IoError | CorruptTail | CorruptSegment | InvalidOptions, Scope.Scope> => openKvReader(options)
+): Effect.Effect<KvRead, ReaderError, Scope.Scope> => openKvReader(options)
 
 /**
  * A layer of `make`. Bind it to a constant: two calls are two stores, and the second meets the first's lock.
@@ -429,7 +441,9 @@ export const layerConfig = (
  * @since 0.1.0
  */
 // Fresh, for over two logs it must not be one store.
-export const layerLog: Layer.Layer<Kv, IoError | CorruptSegment, Log.Log> = Layer.fresh(Layer.effect(Kv, makeLog))
+export const layerLog: Layer.Layer<Kv, IoError | CorruptSegment | LimitExceeded, Log.Log> = Layer.fresh(
+  Layer.effect(Kv, makeLog)
+)
 
 /**
  * A layer of `makeReader`.
@@ -439,5 +453,4 @@ export const layerLog: Layer.Layer<Kv, IoError | CorruptSegment, Log.Log> = Laye
  */
 export const layerReader = (
   options: ReaderOptions
-): Layer.Layer<KvReader, IoError | CorruptTail | CorruptSegment | InvalidOptions> =>
-  Layer.effect(KvReader, makeReader(options))
+): Layer.Layer<KvReader, ReaderError> => Layer.effect(KvReader, makeReader(options))

@@ -3,7 +3,7 @@
  * at worst their own call fails. The log stays whole, and the index what the log says.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Effect, Exit, Fiber, Stream } from "effect"
+import { Cause, Effect, Exit, Fiber, type Scope, Stream } from "effect"
 import { vi } from "vitest"
 import * as Disk from "../src/Disk.ts"
 import { Keydir } from "../src/internal/keydir.ts"
@@ -251,6 +251,45 @@ describe("an index without room", () => {
         assert.strictEqual((yield* kv.statistics).records, 3)
       }))).pipe(Effect.ensuring(Effect.sync(() => hasRoom.mockRestore())))
       assert.strictEqual((yield* records(directory)).length, 3)
+    }))
+
+  it.live("for what others have put in the log is an error of every opening, which leaves the log as it was", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const keys = [1, 2, 3, 4].map((byte) => new Uint8Array(5_000).fill(byte))
+      const usual = Object.getOwnPropertyDescriptor(Keydir.prototype, "isFull")!
+      const hold = (most: number) =>
+        Effect.acquireRelease(
+          Effect.sync(() =>
+            Object.defineProperty(Keydir.prototype, "isFull", {
+              configurable: true,
+              get(this: Keydir) {
+                return this.size >= most
+              }
+            })
+          ),
+          () => Effect.sync(() => Object.defineProperty(Keydir.prototype, "isFull", usual))
+        )
+      const full = <A>(opening: Effect.Effect<A, Kv.OpenError, Scope.Scope>) =>
+        Effect.gen(function*() {
+          const error = yield* Effect.flip(Effect.scoped(opening))
+          assert.isTrue(error._tag === "LimitExceeded" && error.limit === "keys")
+          assert.include(error.message, "beside its 3")
+        })
+      yield* Effect.scoped(Effect.gen(function*() {
+        const log = yield* Log.make({ directory })
+        yield* log.appendAll(keys.map((key) => ({ type: "Put" as const, key, payload: "1" })))
+        yield* hold(3)
+        yield* full(Kv.fromLog(log))
+        yield* full(Kv.makeReader({ directory }))
+        assert.strictEqual((yield* log.append("and on")).txid, 5)
+      }))
+      yield* Effect.scoped(Effect.gen(function*() {
+        yield* hold(3)
+        yield* full(Kv.make({ directory }))
+      }))
+      assert.strictEqual((yield* records(directory)).length, 5)
+      assert.strictEqual(yield* (yield* Kv.make({ directory })).size, 4)
     }))
 
   it.live("that fails at a record is not saved: the next opening has it from the log", () =>

@@ -35,7 +35,7 @@ export const openReader = Effect.fnUntraced(function*(
 /** The keys and values of a store, to be looked at. */
 export const openKvReader = (
   store: string
-): Effect.Effect<Kv.KvRead, IoError | CorruptTail | CorruptSegment | InvalidOptions | Failure, Scope.Scope> =>
+): Effect.Effect<Kv.KvRead, Kv.ReaderError | Failure, Scope.Scope> =>
   Effect.mapError(Kv.makeReader({ directory: store }), missingStore(store))
 
 /**
@@ -80,7 +80,7 @@ export const openLog = (
   Effect.mapError(Log.make(options), missingStore(options.directory))
 
 /** The same with its keys. */
-export const openKv = (store: string): Effect.Effect<Kv.Kv["Service"], Log.OpenError | Failure, Scope.Scope> =>
+export const openKv = (store: string): Effect.Effect<Kv.Kv["Service"], Kv.OpenError | Failure, Scope.Scope> =>
   Effect.mapError(Kv.make({ directory: store }), missingStore(store))
 
 /** Says what opening a store for write has cut off: somebody may miss it. */

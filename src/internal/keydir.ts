@@ -53,6 +53,16 @@ const noTables: ReadonlyArray<Int32Array> = Array.from({ length: stripes }, () =
 /** One seed per process, so that keys chosen for one do not collide in the next. */
 const processSeed = crypto.getRandomValues(new Int32Array(2))
 
+/** No room for another key. Nothing of the keydir has changed. */
+export class KeydirFull extends RangeError {
+  readonly keys: number
+
+  constructor(keys: number) {
+    super(`keydir: all ${slabs_max} slabs are in use, no room for a key beside ${keys}`)
+    this.keys = keys
+  }
+}
+
 /**
  * All of a keydir, to be saved and to be made one of again. By slab: its words, where its records end, and the words
  * of live ones; by stripe: its table and the keys in it.
@@ -357,7 +367,7 @@ export class Keydir {
   }
 
   private addSlab(size: number): number {
-    if (this.isFull) throw new RangeError(`keydir: all ${slabs_max} slabs are in use, no room for another key`)
+    if (this.isFull) throw new KeydirFull(this.keys)
     const words = new Uint32Array(size)
     const slab = this.dropped.pop() ?? this.words.length
     this.words[slab] = words

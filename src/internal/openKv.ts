@@ -4,8 +4,8 @@ import * as Exit from "effect/Exit"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Disk from "../Disk.ts"
-import { type CorruptSegment, type CorruptTail, type InvalidOptions, type IoError, LimitExceeded } from "../Errors.ts"
-import type { KvRead, KvService, Options, Range, ReaderOptions } from "../Kv.ts"
+import { type CorruptSegment, type IoError, LimitExceeded } from "../Errors.ts"
+import type { KvRead, KvService, OpenError, Options, Range, ReaderError, ReaderOptions } from "../Kv.ts"
 import type * as Log from "../Log.ts"
 import type { RecoveryReport } from "../Recovery.ts"
 import { type Bytes, ownBytes, toBytes } from "./bytes.ts"
@@ -18,6 +18,7 @@ import { recordLimit, repeatable, toEntry } from "./entries.ts"
 import { follow, projectionOfLog } from "./following.ts"
 import { keyBytesOf } from "./frames.ts"
 import type { Gathered } from "./gather.ts"
+import { KeydirFull } from "./keydir.ts"
 import { type KvParts, registerKv, registerRead, wholly } from "./kvParts.ts"
 import { type LogParts, logParts as partsOf } from "./logParts.ts"
 import { openLog } from "./openLog.ts"
@@ -84,6 +85,13 @@ const noRoom = (projection: Projection, keys: number, bytes: number): LimitExcee
   projection.hasRoom(keys, bytes)
     ? undefined
     : new LimitExceeded({ limit: "keys", actual: projection.size + keys, maximum: projection.size })
+
+/** What a log holds must find room, too, though others have filled it: where it does not, that is no defect. */
+const orFull = Effect.catchDefect((defect) =>
+  defect instanceof KeydirFull
+    ? Effect.fail(new LimitExceeded({ limit: "keys", actual: defect.keys + 1, maximum: defect.keys }))
+    : Effect.die(defect)
+)
 
 const noRoomForKey = (projection: Projection, key: Uint8Array): LimitExceeded | undefined =>
   projection.hasRoom(1, key.length) || projection.has(key) ? undefined : noRoom(projection, 1, key.length)
@@ -209,8 +217,8 @@ interface OpenKv {
 }
 
 /** Opens a store with a log of its own until the scope closes. */
-export const openKv = (options: Options): Effect.Effect<OpenKv, Log.OpenError, Scope.Scope> =>
-  closeOnFailure(open(options))
+export const openKv = (options: Options): Effect.Effect<OpenKv, OpenError, Scope.Scope> =>
+  closeOnFailure(orFull(open(options)))
 
 const open = Effect.fnUntraced(function*(
   options: Options
@@ -250,10 +258,10 @@ const open = Effect.fnUntraced(function*(
 /** A store over a log that is open. */
 export const kvOverLog = (
   log: Log.LogService
-): Effect.Effect<KvService, IoError | CorruptSegment, Scope.Scope> =>
+): Effect.Effect<KvService, IoError | CorruptSegment | LimitExceeded, Scope.Scope> =>
   closeOnFailure(Effect.gen(function*() {
     const parts = yield* partsOf(log)
-    const projection = yield* projectionOfLog(log, parts)
+    const projection = yield* orFull(projectionOfLog(log, parts))
     // Before the index stops following.
     const closed = yield* untilScopeCloses
     const because = (operation: string) => () => closed(operation, log.directory)
@@ -294,14 +302,14 @@ const untilClosed = (parts: LogParts, closed: () => IoError | undefined): LogPar
 /** A store that is only read, as it is now. */
 export const openKvReader = (
   options: ReaderOptions
-): Effect.Effect<KvRead, IoError | CorruptTail | CorruptSegment | InvalidOptions, Scope.Scope> =>
+): Effect.Effect<KvRead, ReaderError, Scope.Scope> =>
   closeOnFailure(Effect.gen(function*() {
     const { cacheSize, ...readerOptions } = options
     const invalid = cacheSizeError(options)
     if (invalid !== undefined) return yield* invalid
     const { disk, files, fold, reader } = yield* openReader(readerOptions, cacheSize)
     const projection = new Projection()
-    const report = yield* fold((frames) => projection.fold(frames))
+    const report = yield* orFull(fold((frames) => projection.fold(frames)))
     const source = { directory: reader.directory, disk, files, read: reader.read }
     const closed = yield* untilScopeCloses
     const { parts, read } = makeRead(

@@ -227,7 +227,7 @@ const storeOf = <L extends Log.Log["Service"] | undefined>(
 export const open = (
   options: Log.Options,
   model: Model
-): Effect.Effect<Subject, Log.OpenError, Scope.Scope> =>
+): Effect.Effect<Subject, Kv.OpenError, Scope.Scope> =>
   Effect.gen(function*() {
     const log = yield* Log.make(options)
     yield* log.observe((record) => {
@@ -242,7 +242,7 @@ export const openKv = (
   options: KvOptions,
   model: Model,
   disk: SimulatedDisk
-): Effect.Effect<Store, Log.OpenError, Scope.Scope> =>
+): Effect.Effect<Store, Kv.OpenError, Scope.Scope> =>
   Effect.map(Kv.make(options), (kv) => {
     let calls = -1
     return storeOf(undefined, kv, model, () => {
@@ -348,12 +348,12 @@ const reopen = <S extends Store>(
   directory: string,
   kept: number,
   mayRefuse: boolean,
-  make: (policy: Log.Policy) => Effect.Effect<Opened<S>, Log.OpenError, Scope.Scope>,
+  make: (policy: Log.Policy) => Effect.Effect<Opened<S>, Kv.OpenError, Scope.Scope>,
   use: (store: S) => Effect.Effect<unknown, unknown>
 ): Effect.Effect<Recovered> =>
   Effect.suspend(() => {
     const before = filesBelow(disk, directory)
-    const attempt = (policy: Log.Policy): Effect.Effect<Recovered, Log.OpenError> =>
+    const attempt = (policy: Log.Policy): Effect.Effect<Recovered, Kv.OpenError> =>
       Effect.scoped(Effect.gen(function*() {
         const opened = yield* make(policy)
         const { report, shown, store } = opened
