@@ -204,9 +204,9 @@ export const toWrites = <E>(
  *
  * **Details**
  *
- * A line that is not a record's ends it with `InvalidLine`, and a failing input with that failure. Whatever ends it,
- * all lines before are stored and synced, unless a write or a sync fails; an interruption waits for nobody who has the
- * store to itself, and leaves out what would have to. No line waits for the input: those of an array of chunks are
+ * A line that is not a record's ends it with `InvalidLine`, and a failing input with that failure. Either way all lines
+ * before are stored and synced, unless a write or a sync fails. An interruption stores and syncs a prefix of them: it
+ * may leave out what is left of the chunks at hand, and it waits for nobody who has the store to itself. No line waits for the input: those of an array of chunks are
  * stored before the next is pulled. Of a field that is there twice the last counts. Other fields beside the two are
  * ignored, up to a thousand values in all. `onProgress` is told how many records are stored.
  *

@@ -642,6 +642,18 @@ describe("import", () => {
       }))
     }), 10_000)
 
+  it.effect("what an observer copies of a record with slice is its own, whatever is imported after it", () =>
+    Effect.gen(function*() {
+      const { kv, log } = yield* Effect.flatMap(temporaryDirectory, (directory) => Kv.makeWithLog({ directory }))
+      const kept: Array<Uint8Array> = []
+      yield* log.observe(({ key, payload }) => {
+        assert.isFalse(Buffer.isBuffer(key) || Buffer.isBuffer(payload))
+        kept.push(key.slice(), payload.slice())
+      })
+      yield* Export.fromLines(kv, Stream.rechunk(Stream.make(line("a", "1"), line("b", "2")), 1))
+      assert.deepStrictEqual(kept.map((bytes) => text(bytes)), ["a", "1", "b", "2"])
+    }))
+
   it.effect("what an observer has thrown at is not written again, over what was put since", () =>
     Effect.gen(function*() {
       const { kv, log } = yield* Effect.flatMap(temporaryDirectory, (directory) => Kv.makeWithLog({ directory }))

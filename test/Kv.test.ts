@@ -580,6 +580,16 @@ describe("modify", () => {
 })
 
 describe("modifyEffect", () => {
+  it.effect("dies of what is no Effect, and holds up nobody behind it", () =>
+    Effect.gen(function*() {
+      const kv = yield* Effect.flatMap(temporaryDirectory, (directory) => Kv.make({ directory }))
+      // @ts-expect-error A program in JavaScript has forgotten its `return`.
+      const exit = yield* Effect.exit(kv.modifyEffect<void, never, never>("a", () => undefined))
+      assert.isTrue(Exit.hasDies(exit))
+      yield* kv.put("a", "1")
+      assert.strictEqual(text(yield* kv.get("a")), "1")
+    }))
+
   const Count = Schema.fromJsonString(Schema.Struct({ n: Schema.Number }))
   const decode = Schema.decodeUnknownEffect(Count)
   const encode = Schema.encodeEffect(Count)

@@ -1,6 +1,8 @@
 /** The gate that lets one through at a time: in order, past whoever gives up, and to no one after it has closed. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, References } from "effect"
+import * as V8 from "node:v8"
+import * as VM from "node:vm"
 import { Gate } from "../src/internal/gate.ts"
 import { seeded } from "../src/internal/simulatedRandom.ts"
 
@@ -52,6 +54,27 @@ describe("the gate", () => {
       yield* Fiber.interrupt(held)
       assert.strictEqual(yield* Fiber.join(behind), "let through")
       assert.isFalse(gate.isHeld)
+    }))
+
+  it.live("keeps nothing of those who gave up while one was in it for long", () =>
+    Effect.gen(function*() {
+      V8.setFlagsFromString("--expose-gc")
+      const collect = VM.runInNewContext("gc") as () => void
+      const used = () => {
+        collect()
+        return process.memoryUsage().heapUsed
+      }
+      const gate = new Gate()
+      yield* Effect.forkChild(gate.hold(Effect.never), { startImmediately: true })
+      const giveUp = Effect.gen(function*() {
+        const waiting = yield* Effect.forkChild(gate.hold(Effect.void), { startImmediately: true })
+        yield* Fiber.interrupt(waiting)
+      })
+      yield* Effect.repeat(giveUp, { times: 5_000 })
+      const before = used()
+      yield* Effect.repeat(giveUp, { times: 50_000 })
+      // It was 120 bytes for each.
+      assert.isAtMost(used() - before, 3_000_000)
     }))
 
   // Fibers give way to each other after every few operations here, so that an interruption comes between any two.

@@ -23,6 +23,9 @@ class Waiter<E> {
   })
 }
 
+/** So many may give up, beyond as many as wait, before what the set keeps for its iterator is let go of. */
+const gone_max = 1_024
+
 export class Gate<E = never> {
   readonly #limit: number
   #held = 0
@@ -31,6 +34,8 @@ export class Gate<E = never> {
   readonly #waiting = new Set<Waiter<E>>()
   /** Goes on where it was, past those that were deleted, and on to those that come: the first who waits is next. */
   #order = this.#waiting.values()
+  /** How many have given up since it was made: it keeps all that the set has outgrown until it goes on. */
+  #gone = 0
 
   /** Lets so many through at a time. */
   constructor(limit = 1) {
@@ -72,7 +77,10 @@ export class Gate<E = never> {
   // An interruption can come between the gate and whoever it was given to.
   #giveUp(waiter: Waiter<E>): Effect.Effect<void> {
     return Effect.suspend(() => {
-      this.#waiting.delete(waiter)
+      if (this.#waiting.delete(waiter) && ++this.#gone > this.#waiting.size + gone_max) {
+        this.#order = this.#waiting.values()
+        this.#gone = 0
+      }
       return waiter.isGiven ? this.#leave : Effect.void
     })
   }

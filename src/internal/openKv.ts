@@ -161,7 +161,7 @@ const makeWrite = (
       const own = ownBytes(toBytes(key))
       return inTurn(() =>
         Effect.flatMap(read.get(own), (current) =>
-          Effect.flatMap(f(current), ([answer, value]) => {
+          Effect.flatMap(anEffect(f(current)), ([answer, value]) => {
             // Also what another has written is to be durable with it.
             if (value === current) return Effect.as(writeAll([]), answer)
             if (value === undefined) return Effect.as(writeNext({ type: "Delete", key: own }), answer)
@@ -209,6 +209,12 @@ const makeWrite = (
     sync: log.sync
   }
   return registerKv(kv, { ...parts, ...makeParts(logParts, projection, inTurn) })
+}
+
+/** What is none would end the fiber without its finalizers, and the turn would be held for ever. */
+const anEffect = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> => {
+  if (Effect.isEffect(effect)) return effect
+  throw new TypeError("what is given to modifyEffect returns an Effect")
 }
 
 interface OpenKv {

@@ -9,7 +9,8 @@ const buffer_bytes = Disk.blocking_bytes_max
 const frames_max = Math.floor(buffer_bytes / Frame.overhead_bytes)
 
 export class PutBuffer implements PutFrames {
-  readonly bytes: Buffer<ArrayBuffer> = Buffer.from(new ArrayBuffer(buffer_bytes))
+  // No Buffer: observers are given views on it, and copy what they keep with `slice`.
+  readonly bytes: Uint8Array<ArrayBuffer> = new Uint8Array(buffer_bytes)
   readonly view: DataView = new DataView(this.bytes.buffer)
   readonly starts: Uint32Array = new Uint32Array(frames_max + 1)
   readonly from = 0
