@@ -193,14 +193,27 @@ const behind = (
       onGap({ segment: segment.id, offset, bytes: end - offset, reason })
       damaged = undefined
     }
+    // The first that is this log's: a copy of older ones, or what a damaged record held, may stand right before it.
+    const ownOf = Effect.fnUntraced(function*({ end, start }: Run): Effect.fn.Return<number | undefined, IoError> {
+      const from = known ?? damaged?.offset ?? Infinity
+      if (end <= from) return undefined
+      if (start === known) return start
+      if (start >= from && ((yield* headerAt(file, start))?.txid ?? 0) > last.txid) return start
+      const own = yield* framesFrom({ ...segment, size: end }, start, behind_chunk_bytes).pipe(
+        Stream.filter(({ offset, txid }) => offset === known || (offset >= from && txid > last.txid)),
+        Stream.runHead,
+        Effect.catchTag("Damage", () => Effect.succeedNone)
+      )
+      return Option.getOrUndefined(Option.map(own, ({ offset }) => offset))
+    })
     // Until frames end again: behind that, nothing has been looked at.
-    const fromStart = Effect.fnUntraced(function*(start: number): Effect.fn.Return<
+    const fromRun = Effect.fnUntraced(function*(run: Run): Effect.fn.Return<
       Stream.Stream<Frame.LogRecord, IoError>,
       IoError
     > {
-      if (damaged === undefined || start < (known ?? damaged.offset)) return Stream.empty
+      const start = yield* ownOf(run)
+      if (start === undefined) return Stream.empty
       const isKnown = start === known
-      if (!isKnown && ((yield* headerAt(file, start))?.txid ?? 0) <= last.txid) return Stream.empty
       skipTo(start)
       const frames = framesFrom(segment, start, behind_chunk_bytes)
       return Stream.catchTag(isKnown ? noting(last, frames) : frames, "Damage", (next) =>
@@ -214,9 +227,9 @@ const behind = (
       skipTo(segment.size)
       return Stream.empty
     })
-    return Stream.fromIterableEffect(startsBehind(segment, file, first.offset, last.txid)).pipe(
-      Stream.flatMap((start) =>
-        Stream.unwrap(fromStart(start))
+    return Stream.fromIterableEffect(runsBehind(segment, file, first.offset, last.txid)).pipe(
+      Stream.flatMap((run) =>
+        Stream.unwrap(fromRun(run))
       ),
       Stream.concat(end)
     )
@@ -253,20 +266,25 @@ const endOf = Effect.fnUntraced(function*(
   return Option.isSome(next) && next.value.txid === last.txid + 2 ? end : undefined
 })
 
-/** Where whole frames start that have none right before them. */
-const startsBehind = Effect.fnUntraced(function*(
+/** Whole frames, one right behind the other. */
+interface Run {
+  readonly start: number
+  end: number
+}
+
+const runsBehind = Effect.fnUntraced(function*(
   { size }: Segment,
   file: Disk.DiskFile,
   offset: number,
   txid: number
-): Effect.fn.Return<ReadonlyArray<number>, IoError> {
-  const starts: Array<number> = []
-  let before = 0
+): Effect.fn.Return<ReadonlyArray<Run>, IoError> {
+  const runs: Array<Run> = []
   yield* eachLaterFrame(file, offset + 1, size, txid, (start, end) => {
-    if (start !== before) starts.push(start)
-    before = end
+    const run = runs.at(-1)
+    if (run?.end === start) run.end = end
+    else runs.push({ start, end })
   })
-  return starts
+  return runs
 })
 
 /**

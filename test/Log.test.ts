@@ -693,6 +693,23 @@ describe("reading", () => {
       })
     }))
 
+  it.effect("a record whose segment somebody has removed is missing, and no mistake of who asks for it", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const ref = yield* Effect.scoped(Effect.gen(function*() {
+        const log = yield* Log.make({ directory })
+        const ref = yield* log.append("one")
+        yield* log.rotate
+        yield* log.append("two")
+        return ref
+      }))
+      const log = yield* Log.make({ directory })
+      const path = NodePath.join(directory, "00000001.dwal")
+      NFS.rmSync(path)
+      assert.deepInclude(yield* Effect.flip(log.read(ref)), { _tag: "IoError", code: "ENOENT", path })
+      assert.deepInclude(yield* Effect.flip(Stream.runDrain(log.stream)), { _tag: "IoError", code: "ENOENT", path })
+    }))
+
   it.effect("end, segments, report and refusal say what is", () =>
     Effect.gen(function*() {
       const directory = yield* temporaryDirectory

@@ -183,6 +183,31 @@ describe("what is whole in a store", () => {
       assert.strictEqual(gaps.length, 2)
     }).pipe(Effect.scoped))
 
+  it.effect("is found right behind what is not this log's, with nothing between", () =>
+    Effect.gen(function*() {
+      const small = (txid: number): Uint8Array => raw(txid, "z".repeat(36))
+      const rest = Array.from({ length: 24 }, (_, at) => small(at + 3))
+      // A copy of what stands behind it has come over the end of a damaged record.
+      const large = raw(2, noise(996))
+      large.set(concat(...rest.slice(8, 16)), 512)
+      const held = yield* salvaged(yield* store({ 1: concat(raw(1, noise(484)), large, ...rest) }))
+      assert.deepStrictEqual(held.records.map(({ txid }) => txid), [1, ...rest.map((_, at) => at + 3)])
+      assert.deepStrictEqual(held.gaps, [{ segment: 1, offset: 512, bytes: 1_024, reason: "CrcMismatch" }])
+      // A copy of a record that was read already stands behind the second damage.
+      const copied = concat(
+        small(1),
+        flipped(small(2), 30),
+        small(3),
+        flipped(small(4), 0),
+        small(3),
+        small(6),
+        small(7)
+      )
+      const { gaps, records } = yield* salvaged(yield* store({ 1: copied }))
+      assert.deepStrictEqual(records.map(({ txid }) => txid), [1, 3, 6, 7])
+      assert.deepStrictEqual(gaps.map(({ bytes }) => bytes), [64, 128])
+    }).pipe(Effect.scoped))
+
   it.effect("is told of gap by gap, each when the records before it have been read", () =>
     Effect.gen(function*() {
       const records = [1, 2, 3, 4, 5].map((txid) => raw(txid, "x".repeat(22)))

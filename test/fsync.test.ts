@@ -152,6 +152,41 @@ describe("a cut", () => {
     }))
 })
 
+describe("a fiber that has to yield while it asks for a sync", () => {
+  it.live("starts no second fsync beside one under way, which would report a success that never was", () =>
+    Effect.gen(function*() {
+      // Fibers yield at each 2,048th step, so one of these numbers meets each gap.
+      for (let before = 1_980; before < 2_050; before++) {
+        let log: Log.LogService | undefined
+        let third: Promise<Exit.Exit<void, unknown>> | undefined
+        const disk = makeDisk({
+          directories: [directory],
+          shuffle: true,
+          onOperation: ({ kind, outcome }, phase) => {
+            if (kind === "sync" && outcome === "EIO" && phase === "after") {
+              third = Effect.runPromiseExit((log as Log.LogService).sync)
+            }
+          }
+        })
+        yield* Effect.scoped(Effect.gen(function*() {
+          const opened = log = yield* Log.make({ directory })
+          yield* opened.append("one")
+          disk.fail({ kind: "sync", path: ".dwal", code: "EIO", landed: "dropped" })
+          const busy = Effect.gen(function*() {
+            for (let at = 0; at < before; at++) yield* Effect.sync(() => {})
+          })
+          const asks = [
+            yield* Effect.forkChild(Effect.andThen(busy, opened.sync)),
+            yield* Effect.forkChild(opened.sync)
+          ]
+          for (const fiber of asks) assert.isTrue(Exit.isFailure(yield* Fiber.await(fiber)))
+          assert.isTrue(Exit.isFailure(yield* Effect.promise(() => third ?? Promise.reject(new Error("none")))))
+        })).pipe(onSimulated(disk))
+        assert.deepStrictEqual(disk.misuse, [])
+      }
+    }).pipe(Effect.provideService(References.MinimumLogLevel, "None")))
+})
+
 describe("what a failed write has left", () => {
   const filled = (letter: string, length: number) => letter.repeat(length)
 

@@ -471,6 +471,22 @@ describe("an interrupted opening", () => {
       assert.deepStrictEqual(NFS.readdirSync(root), [])
     }))
 
+  it.live("ends also when the scope closes just before it begins", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      // Fibers yield at each 2,048th step, so one of these numbers meets each gap.
+      for (let before = 1_980; before < 2_050; before++) {
+        const scope = yield* Scope.make()
+        const busy = Effect.gen(function*() {
+          for (let at = 0; at < before; at++) yield* Effect.sync(() => {})
+        })
+        const opening = yield* Effect.forkChild(Effect.andThen(busy, Scope.provide(Log.make({ directory }), scope)))
+        const closing = yield* Effect.forkChild(Scope.close(scope, Exit.void))
+        yield* soon(Fiber.join(closing))
+        assert.isTrue(Exit.isFailure(yield* soon(Fiber.await(opening))), `${before} steps`)
+      }
+    }))
+
   it.live("that waits for the lock ends with its scope", () =>
     Effect.gen(function*() {
       const directory = yield* temporaryDirectory

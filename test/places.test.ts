@@ -430,4 +430,30 @@ describe("a store whose directory is replaced under its writer", () => {
       assert.deepStrictEqual(yield* valuesIn(moved, ["a1", "a2"]), [long("1"), undefined])
       assert.deepStrictEqual(yield* valuesIn(a, ["k"]), ["other"])
     })))
+
+  it.effect("is not opened as that one, whose lock it does not have", () =>
+    Effect.gen(function*() {
+      for (const mode of ["read", "append"]) {
+        const { a, b, root } = yield* twoPlaces
+        for (const directory of [a, b]) {
+          yield* Effect.scoped(Effect.flatMap(Log.make({ directory }), (log) => log.append("one")))
+        }
+        let isMoved = false
+        const moving: Disk.DiskService = {
+          ...nodeDisk,
+          open: (path, as, like) =>
+            Effect.suspend(() => {
+              if (as === mode && path.endsWith(".dwal") && !isMoved) {
+                isMoved = true
+                NFS.renameSync(a, NodePath.join(root, "moved"))
+                NFS.renameSync(b, a)
+              }
+              return nodeDisk.open(path, as, like)
+            })
+        }
+        const opening = Effect.scoped(Effect.flip(Log.make({ directory: a })))
+        const error = yield* Effect.provideService(opening, Disk.Disk, moving)
+        assert.deepInclude(error, { _tag: "IoError", operation: "open", code: "ESTALE" })
+      }
+    }))
 })

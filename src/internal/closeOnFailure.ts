@@ -17,20 +17,27 @@ export const closeOnFailure = <A, E, R>(
     Effect.gen(function*() {
       // Of the caller's, for as long as there is something to close.
       const outer = yield* Scope.fork(yield* Effect.scope)
-      if (outer.state._tag === "Closed") return yield* Effect.interrupt
       const scope = Scope.makeUnsafe()
       const closing = Deferred.makeUnsafe<never>()
       const ended = Deferred.makeUnsafe<void>()
+      let isAcquiring = false
       yield* Scope.addFinalizerExit(outer, (exit) => {
         Deferred.doneUnsafe(closing, Effect.interrupt)
-        return Effect.andThen(Deferred.await(ended), Scope.close(scope, exit))
+        const close = Scope.close(scope, exit)
+        // Of a scope that has closed already this is called by this very fiber, which would wait for itself.
+        return isAcquiring ? Effect.andThen(Deferred.await(ended), close) : close
       })
-      return yield* Effect.onExit(
-        restore(Effect.raceFirst(Scope.provide(acquire, scope), Deferred.await(closing))),
-        (exit) => {
-          Deferred.doneUnsafe(ended, Effect.void)
-          return Exit.isFailure(exit) ? Scope.close(outer, exit) : Effect.void
-        }
-      )
+      return yield* Effect.suspend(() => {
+        // In one step with the look: another fiber may close it between any two.
+        if (outer.state._tag === "Closed") return Effect.interrupt
+        isAcquiring = true
+        return Effect.onExit(
+          restore(Effect.raceFirst(Scope.provide(acquire, scope), Deferred.await(closing))),
+          (exit) => {
+            Deferred.doneUnsafe(ended, Effect.void)
+            return Exit.isFailure(exit) ? Scope.close(outer, exit) : Effect.void
+          }
+        )
+      })
     })
   )

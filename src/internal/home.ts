@@ -5,9 +5,9 @@ import { Disk, type DiskFile, type DiskService, type LockFile, openScoped } from
 import { IoError } from "../Errors.ts"
 
 /**
- * The disk, but a file in that directory is opened for reading, and the directory listed, only while the path still
- * leads to the directory that it leads to now; else that is `ESTALE`. A file of another store may well hold a sound
- * record of that key and length at that place. A writer's lock tells as well, also where a directory's inode gets
+ * The disk, but a file that is in that directory is opened or renamed, and the directory listed, only while the path
+ * still leads to the directory that it leads to now; else that is `ESTALE`. A file of another store may well hold a
+ * sound record of that key and length at that place. A writer's lock tells as well, also where a directory's inode gets
  * another number in time.
  *
  * The directory is kept open as long as the scope: while it is, no directory that is made in its place gets its number.
@@ -35,15 +35,20 @@ export const withinHome = (
       })
     return {
       ...disk,
-      open: (path, mode) =>
-        mode !== "read" ? disk.open(path, mode) : Effect.uninterruptible(Effect.matchEffect(disk.open(path, mode), {
-          onFailure: (error) => Effect.flatMap(isHome, (is) => Effect.fail(is ? error : stale("open", path))),
-          onSuccess: (file) =>
-            isHome.pipe(
-              Effect.flatMap((is) => is ? Effect.succeed(file) : Effect.fail(stale("open", path))),
-              Effect.tapError(() => file.close)
-            )
-        })),
+      open: (path, mode, like) =>
+        mode === "create" ?
+          disk.open(path, mode, like) :
+          Effect.uninterruptible(Effect.matchEffect(disk.open(path, mode), {
+            onFailure: (error) => Effect.flatMap(isHome, (is) => Effect.fail(is ? error : stale("open", path))),
+            onSuccess: (file) =>
+              isHome.pipe(
+                Effect.flatMap((is) => is ? Effect.succeed(file) : Effect.fail(stale("open", path))),
+                Effect.tapError(() => file.close)
+              )
+          })),
+      // What has been made beside a segment, to take its place.
+      rename: (from, to) =>
+        Effect.flatMap(isHome, (is) => is ? disk.rename(from, to) : Effect.fail(stale("rename", from))),
       list: (path) =>
         Effect.matchEffect(disk.list(path), {
           onFailure: (error) => Effect.flatMap(isHome, (is) => Effect.fail(is ? error : stale("list", path))),

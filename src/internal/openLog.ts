@@ -19,7 +19,7 @@ import { type Damage, isDamage } from "./damage.ts"
 import { entriesOf, repeatable, toEntry } from "./entries.ts"
 import { type Frames, recordsOf } from "./frames.ts"
 import { Gate } from "./gate.ts"
-import { withinHome } from "./home.ts"
+import { atHome, withinHome } from "./home.ts"
 import { type LogParts, registerLog } from "./logParts.ts"
 import { logOptionsError } from "./options.ts"
 import { framesFrom, type From, invalidPosition, readRef } from "./reading.ts"
@@ -70,7 +70,10 @@ const open = Effect.fnUntraced(function*(
   // From here on it is this directory, wherever the process goes and links lead.
   const { directory } = lock
   const policy = options.policy ?? "repair"
-  const { jump, report, segments } = yield* recover(disk, directory, {
+  // Recovery can take a while: another store that is put there meanwhile is neither read, cut nor written to.
+  const home = yield* withinHome(disk, directory, lock)
+  yield* atHome(lock, "open", directory)
+  const recovery = recover(home, directory, {
     lock,
     policy,
     chunkSize,
@@ -78,14 +81,14 @@ const open = Effect.fnUntraced(function*(
     // The other policies are there for damage: whoever asks for them wants everything looked at.
     resume: policy === "repair" ? resume : undefined
   })
+  const { jump, report, segments } = yield* Effect.provideService(recovery, Disk.Disk, home)
   yield* logCut(directory, report)
   yield* warnOfJump(directory, jump)
-  const home = yield* withinHome(disk, directory, lock)
   const files = new SegmentFiles(home, directory, cacheSize)
   yield* Effect.addFinalizer(() => files.closeAll)
   const activeId = segments.at(-1)?.id ?? 1
   const active = yield* Effect.uninterruptible(
-    Effect.tap(disk.open(Recovery.segmentPath(directory, activeId), "append"), (file) => files.adopt(activeId, file))
+    Effect.tap(home.open(Recovery.segmentPath(directory, activeId), "append"), (file) => files.adopt(activeId, file))
   )
   const writer = new Writer({
     disk,

@@ -13,7 +13,7 @@ import { type Damage, isDamage } from "./damage.ts"
 import { type Frames, recordsOf } from "./frames.ts"
 import { findHome } from "./home.ts"
 import { readerOptionsError } from "./options.ts"
-import { type Bounds, framesFrom, type From, locate, readRef } from "./reading.ts"
+import { type Bounds, framesFrom, type From, invalidPosition, locate, readRef } from "./reading.ts"
 import { SegmentFiles, type SegmentReads } from "./segmentFiles.ts"
 import { tailOfReader } from "./tail.ts"
 
@@ -67,7 +67,13 @@ export const openReader = Effect.fnUntraced(function*(
       Stream.suspend(() =>
         isClosed ? Stream.fail(closedError("read", directory)) : tailOfReader(watched, from, options?.every)
       ),
-    read: (ref) => readRef(home, directory, files, ref, chunkSize),
+    read: (ref) =>
+      Effect.catchIf(
+        readRef(home, directory, files, ref, chunkSize),
+        // A reader does not know which segments there were.
+        (error) => error._tag === "IoError" && error.code === "ENOENT",
+        () => Effect.fail(invalidPosition(directory, ref))
+      ),
     segments: onDisk(
       Effect.flatMap(ids, (ids) =>
         Effect.forEach(

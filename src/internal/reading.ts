@@ -111,7 +111,7 @@ export const readRef = (
         : Effect.fail(invalidPosition(directory, ref)),
     onFailure: (error) =>
       error._tag === "IoError"
-        ? Effect.fail(error.code === "ENOENT" ? invalidPosition(directory, ref) : error)
+        ? Effect.fail(error)
         : Effect.flatMap(
           Effect.provideService(isOtherRecord(directory, ref, chunkSize), Disk.Disk, disk),
           (isOther) => Effect.fail(isOther ? invalidPosition(directory, ref) : error)

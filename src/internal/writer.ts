@@ -371,14 +371,12 @@ export class Writer {
     return Effect.uninterruptibleMask((restore) => {
       const round = this.#waiting ??= Deferred.makeUnsafe<void, IoError | WriterPoisoned>()
       const answer = restore(Deferred.await(round))
-      return this.#committing === undefined ? Effect.andThen(this.#commit, answer) : answer
+      if (this.#committing !== undefined) return answer
+      // In this very step: this fiber may be made to yield before its next, and whoever comes then must see it.
+      this.#committing = Deferred.makeUnsafe<void>()
+      // Detached, so that the fiber that happened to start it may be interrupted; `close` waits for it.
+      return Effect.andThen(Effect.forkDetach(this.#rounds, { uninterruptible: true }), answer)
     })
-  })
-
-  // Detached, so that the fiber that happened to start it may be interrupted; `close` waits for it.
-  readonly #commit: Effect.Effect<unknown> = Effect.suspend(() => {
-    this.#committing = Deferred.makeUnsafe<void>()
-    return Effect.forkDetach(this.#rounds, { uninterruptible: true })
   })
 
   readonly #rounds: Effect.Effect<void> = Effect.suspend(() => {
