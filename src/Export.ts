@@ -206,9 +206,10 @@ export const toWrites = <E>(
  *
  * A line that is not a record's ends it with `InvalidLine`, and a failing input with that failure. Either way all lines
  * before are stored and synced, unless a write or a sync fails. An interruption stores and syncs a prefix of them: it
- * may leave out what is left of the chunks at hand, and it waits for nobody who has the store to itself. No line waits for the input: those of an array of chunks are
- * stored before the next is pulled. Of a field that is there twice the last counts. Other fields beside the two are
- * ignored, up to a thousand values in all. `onProgress` is told how many records are stored.
+ * may leave out what is left of the chunks at hand, and it waits for nobody who has the store to itself. No line waits
+ * for the input: those of an array of chunks are stored before the next is pulled. Of a field that is there twice the
+ * last counts. Other fields beside the two are ignored, up to a thousand values in all. `onProgress` is told how many
+ * records are stored.
  *
  * @category importing
  * @since 0.1.0

@@ -7,6 +7,7 @@ import * as Log from "../src/Log.ts"
 import { segmentName } from "../src/Recovery.ts"
 import * as Cli from "./support/cli.ts"
 import { assertClean, assertFails, base64, datawal, fixture, newStore, object, objects } from "./support/cli.ts"
+import * as Frame from "./support/frames.ts"
 
 interface Expected {
   readonly open: "ok" | "torn" | "CorruptTail" | "CorruptSegment"
@@ -253,6 +254,16 @@ describe.concurrent("fixtures", Cli.patience, () => {
       assert.deepStrictEqual(Cli.contents(store), before)
     }
   )
+
+  it("the start of a header that says no version is not counted as one of another", async () => {
+    const store = Cli.directory()
+    const bytes = Buffer.concat([Frame.raw(1, "x"), Buffer.from("DWAL")])
+    const path = NodePath.join(store, segmentName(1))
+    NFS.writeFileSync(path, Buffer.concat([bytes, Buffer.alloc(512 - bytes.length), Frame.raw(3, "y")]))
+    const report = await datawal(["report", "--json", store])
+    assert.strictEqual(report.code, 3)
+    assert.deepInclude(object(report), { mid_stream_errors: 1, unsupported_versions: 0 })
+  })
 
   it("the other inspecting commands create and change nothing in a store either", async () => {
     for (const name of ["odd_bytes", "torn_in_payload", "mid_active_crc_bad"]) {

@@ -443,6 +443,44 @@ describe.concurrent("with other processes", Cli.patience, () => {
     assert.strictEqual((await datawal(["get", store, "--key", "a"])).out, "1\n")
   })
 
+  it.runIf(isLinux)("help and completions that could not be printed are an error", async () => {
+    for (const flags of ["--help", "--version", "--completions bash"]) {
+      const ran = await Cli.run("sh", ["-c", `"${process.execPath}" "${Cli.command}" ${flags} > /dev/full`])
+      assertFails(ran, 1, /cannot write to standard output: ENOSPC/)
+    }
+  })
+
+  it("an export replaces no file that is a stream of a process", async () => {
+    const all = newPath("all")
+    NFS.writeFileSync(all, "precious\n")
+    const script = `"${process.execPath}" "${Cli.command}" export "${
+      fixture("sparse_segments")
+    }" /dev/stdout >> "${all}"`
+    assertFails(await Cli.run("sh", ["-c", script]), 1, /\/dev\/stdout is a stream of a process/)
+    assert.strictEqual(NFS.readFileSync(all, "utf8"), "precious\n")
+  })
+
+  it("a name that somebody else chose says nothing to a terminal, and takes one line", async () => {
+    const store = await newStore([{ type: "Put", key: "a", payload: "1" }])
+    const target = newPath("t\n\u202Et")
+    NFS.mkdirSync(target)
+    NFS.writeFileSync(NodePath.join(target, "\x1b[2Jx"), "")
+    const compacted = await datawalProcess(["compact", store, target])
+    assertFails(compacted, 1, /t\\u000a\\u202et was left as it is: found \\u001b\[2Jx;/)
+    const looked = await datawalProcess(["report", target])
+    assert.match(looked.err, /^datawal: warning: [^\n]*t\\u000a\\u202et[^\n]*\n$/)
+  })
+
+  it("advice on a store whose name starts with a dash is of use as it stands", async () => {
+    const cwd = Cli.directory()
+    NFS.cpSync(fixture("closed_crc_bad"), NodePath.join(cwd, "-dash"), { recursive: true })
+    const ran = await datawalProcess(["scan", "--", "-dash"], { cwd })
+    const advised = /`datawal (salvage .*?)`/.exec(ran.err)?.[1] ?? ""
+    const script = `"${process.execPath}" "${Cli.command}" ${advised}`
+    assert.strictEqual((await Cli.run("sh", ["-c", script], { cwd })).code, 0, advised)
+    assert.include(files(cwd), "-dash.salvaged")
+  })
+
   it("a directory as standard input is no value and no import", async () => {
     const store = newPath("store")
     const command = [process.execPath, Cli.command]

@@ -115,10 +115,17 @@ const describe = (error: Error & { readonly _tag: string }): string => {
   return `${error.message}${wordsOf(error.code)}${left}`
 }
 
-/** As a word of the shell's, for a command that somebody will paste, on one line. */
-const quoted = (text: string): string => {
+/** As a word of the shell's that is no flag, for a command that somebody will paste, on one line. */
+const quoted = (name: string): string => {
+  const text = name.startsWith("-") ? `./${name}` : name
   if (/^[\w@%+=:,./-]+$/.test(text)) return text
-  if (text.includes("\n")) return `$'${text.replaceAll(/[\\']/g, "\\$&").replaceAll("\n", "\\n")}'`
+  if (/\p{Cc}/u.test(text)) {
+    const bytes = text.replaceAll(/[\\']/g, "\\$&").replaceAll(
+      /\p{Cc}/gu,
+      (character) => [...Buffer.from(character)].map((byte) => `\\x${byte.toString(16).padStart(2, "0")}`).join("")
+    )
+    return `$'${bytes}'`
+  }
   return `'${text.replaceAll("'", "'\\''")}'`
 }
 

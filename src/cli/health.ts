@@ -70,7 +70,8 @@ const settle = (store: string, report: RecoveryReport): Effect.Effect<void, Fail
 
 // A sound log has neither; a corrupt one has the one that ended the reading.
 const damageCounts = (corruption: Corruption | undefined) => {
-  const isVersion = corruption?.reason === "UnknownVersion"
+  // The start of a header with nothing behind it says no version.
+  const isVersion = corruption?._tag === "CorruptSegment" && corruption.reason === "UnknownVersion"
   return {
     mid_stream_errors: corruption === undefined || isVersion ? 0 : 1,
     unsupported_versions: isVersion ? 1 : 0

@@ -10,6 +10,7 @@ import type * as CliError from "effect/cli/CliError"
 import * as CliOutput from "effect/cli/CliOutput"
 import * as Command from "effect/cli/Command"
 import * as GlobalFlag from "effect/cli/GlobalFlag"
+import * as Console from "effect/Console"
 import * as Data from "effect/Data"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
@@ -19,6 +20,7 @@ import * as References from "effect/References"
 import * as Runtime from "effect/Runtime"
 import { spawnSync } from "node:child_process"
 import { isatty } from "node:tty"
+import { format } from "node:util"
 import manifest from "../../package.json" with { type: "json" }
 import { type Failure, refuse, verdict } from "./failure.ts"
 import { datawal } from "./flags.ts"
@@ -59,13 +61,13 @@ const oneLine = (error: CliError.CliError): string => {
 
 const presenter = Layer.effect(
   CliOutput.Presenter,
-  Effect.map(Output.Output, ({ note, write }) => ({
+  Effect.map(Output.Output, ({ note }) => ({
     present: Effect.fnUntraced(function*(event: CliOutput.Presenter.Event) {
       switch (event._tag) {
         case "Help":
           return yield* CliOutput.defaultPresenter.present(event)
         case "Version":
-          return yield* Effect.ignore(write(`${event.name} ${event.version}\n`))
+          return yield* Console.log(`${event.name} ${event.version}`)
         case "InvalidInvocation":
           for (const error of event.errors) {
             yield* note(`datawal: error: ${oneLine(error)}; see \`${event.commandPath.join(" ")} --help\``)
@@ -116,12 +118,27 @@ const settle = Effect.fnUntraced(function*(
   if (code !== 0) return yield* new Exited({ code })
 })
 
+/** What Effect prints for itself, such as the help, goes where all goes: a console would not say that it could not. */
+const printed = <A, E, R>(work: Effect.Effect<A, E, R>): Effect.Effect<A, E | Failure, R | Output.Output> =>
+  Effect.suspend(() => {
+    let said = ""
+    const keeping: Console.Console = Object.assign(Object.create(console), {
+      log: (...parts: ReadonlyArray<unknown>) => {
+        said += `${format(...parts)}\n`
+      }
+    })
+    return work.pipe(
+      Effect.provideService(Console.Console, keeping),
+      Effect.onExit(() => said === "" ? Effect.void : Output.Output.use(({ write }) => write(said)))
+    )
+  })
+
 /** The command, on any standard streams; fails with its exit code, unless that is 0. */
 export const run = (
   args: ReadonlyArray<string>
 ): Effect.Effect<void, Exited, Output.Output | Command.Environment> =>
   refuseMisread(args).pipe(
-    Effect.andThen(Command.runWith(command, { version: manifest.version })(explicitSwitches(args))),
+    Effect.andThen(printed(Command.runWith(command, { version: manifest.version })(explicitSwitches(args)))),
     Effect.catchCause(settle),
     Effect.provide(services)
   )

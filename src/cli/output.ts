@@ -10,7 +10,7 @@ import * as NFS from "node:fs"
 import type { LogRecord } from "../Frame.ts"
 import { Failure, refuse } from "./failure.ts"
 import { hasStream } from "./input.ts"
-import { fields } from "./render.ts"
+import { fields, harmless } from "./render.ts"
 import type { Line } from "./schema.ts"
 
 export class Output extends Context.Service<Output, {
@@ -70,7 +70,7 @@ export const layer: Layer.Layer<Output> = Layer.sync(Output, () => {
   return Output.of({
     isTerminal: !isFile && process.stdout.isTTY,
     write: (data) => isFile ? writeFile(data) : Effect.suspend(() => writeTo(process.stdout, data)),
-    note: (line) => Effect.ignore(writeTo(process.stderr, barIsShown ? `\r\x1b[K${line}\n` : `${line}\n`))
+    note: (line) => Effect.ignore(writeTo(process.stderr, `${barIsShown ? "\r\x1b[K" : ""}${harmless(line)}\n`))
   })
 })
 

@@ -77,9 +77,16 @@ export const frameLine = (record: LogRecord): string =>
 
 export const refLine = (ref: RecordRef): string => `${place(ref)} ${txid(ref)}\n`
 
+/** Text that others chose, such as the name of a file, on one line and without what a terminal takes for a command. */
+export const harmless = (text: string): string =>
+  text.replaceAll(
+    /[\p{Cc}\p{Zl}\p{Zp}\p{Bidi_Control}]/gu,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`
+  )
+
 /** `name: value` lines with the values in one column; `-` where there is none. Leaves `schema` and `kind` out. */
 export const fields = (object: { readonly [name: string]: string | number | null }): string => {
   const entries = Object.entries(object).filter(([name]) => name !== "schema" && name !== "kind")
   const width = Math.max(...entries.map(([name]) => name.length)) + 2
-  return entries.map(([name, value]) => `${`${name}:`.padEnd(width)}${value ?? "-"}\n`).join("")
+  return entries.map(([name, value]) => `${`${name}:`.padEnd(width)}${harmless(String(value ?? "-"))}\n`).join("")
 }

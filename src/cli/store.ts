@@ -108,7 +108,12 @@ export const targetOutside = Effect.fnUntraced(function*(
   path: string
 ): Effect.fn.Return<string, Failure, FileSystem.FileSystem> {
   const fromRoot = (path: string) => Effect.mapError(absolutePath(path), ({ message }) => refuse(message))
-  const real = yield* realPath(yield* fromRoot(path))
+  const named = yield* fromRoot(path)
+  // A link to what a redirection has opened: that file would be replaced, not written to.
+  if (/^\/(dev\/(std(in|out|err)|fd\/)|proc\/)/.test(named)) {
+    return yield* refuse(`${path} is a stream of a process, no place for a file; \`export STORE -\` writes to one`)
+  }
+  const real = yield* realPath(named)
   const inside = NodePath.relative(yield* realPath(yield* fromRoot(store)), real)
   if (inside === "" || !(inside === ".." || inside.startsWith(`..${NodePath.sep}`) || NodePath.isAbsolute(inside))) {
     return yield* refuse(`${path} is inside the store ${store}; choose a place outside it`)

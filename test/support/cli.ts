@@ -4,7 +4,7 @@
  */
 import * as NodeFileSystem from "@effect/platform-node/NodeFileSystem"
 import { assert } from "@effect/vitest"
-import { Console, Effect, Layer, Path, Runtime, Schema, Stdio, Stream, Terminal } from "effect"
+import { Effect, Layer, Path, Runtime, Schema, Stdio, Stream, Terminal } from "effect"
 import { ChildProcessSpawner } from "effect/process"
 import * as ChildProcess from "node:child_process"
 import * as NFS from "node:fs"
@@ -134,12 +134,6 @@ export const datawal = async (
   const stdin = input.length === 0 ? Stream.empty : Stream.succeed(Buffer.from(input))
   const exit = await runCommand(args).pipe(
     Effect.provide([output, platform, Stdio.layerTest({ stdin })]),
-    Effect.provideService(
-      Console.Console,
-      Object.assign(Object.create(console) as typeof console, {
-        log: (text: string) => out.push(Buffer.from(`${text}\n`))
-      })
-    ),
     Effect.runPromiseExit
   )
   let code = 0
