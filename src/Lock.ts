@@ -158,13 +158,10 @@ const take = Effect.fnUntraced(function*(
   for (let attempt = 0; attempt < replaced_attempts_max; attempt++) {
     const file = yield* disk.openLock(path)
     const isOwn = (): boolean => [...held].some((lock) => lock.disk === disk && lock.directory === home)
-    const found = yield* Effect.onError(settle(directory, file, isOwn), () => file.close)
-    if (found !== undefined) {
-      const lock = { ...found, disk, directory: home, file }
-      held.add(lock)
-      return lock
-    }
-    yield* file.close
+    const lock: Held = { disk, directory: home, file, unsynced: undefined }
+    const isOurs = yield* Effect.onError(settle(directory, lock, isOwn), () => release(lock))
+    if (isOurs) return lock
+    yield* release(lock)
   }
   return yield* new IoError({ operation: "flock", path, code: "ESTALE" })
 })
@@ -173,7 +170,7 @@ interface Held {
   readonly disk: Disk.DiskService
   readonly directory: string
   readonly file: Disk.LockFile
-  readonly unsynced: Unsynced | undefined
+  unsynced: Unsynced | undefined
 }
 
 /** The locks of this process. */
@@ -186,17 +183,20 @@ const release = (lock: Held): Effect.Effect<void> =>
   })
 
 // Between our open and our lock somebody may have removed the sentinel, and a third may have made and locked a new one:
-// then what we locked keeps nobody out, and the answer is `undefined`.
+// then what we locked keeps nobody out, and the answer is `false`.
 const settle = Effect.fnUntraced(function*(
   directory: string,
-  file: Disk.LockFile,
+  lock: Held,
   isOwn: () => boolean
-): Effect.fn.Return<Pick<Held, "unsynced"> | undefined, LockHeld | LockUnavailable | IoError> {
+): Effect.fn.Return<boolean, LockHeld | LockUnavailable | IoError> {
+  const { file } = lock
   if (!(yield* file.tryLock)) {
     const pid = Number.parseInt(yield* file.readText, 10)
     return yield* new LockHeld({ directory, pid: pid > 0 ? pid : undefined, isOwn: isOwn() })
   }
-  if (!(yield* file.isCurrent)) return undefined
+  // In this very step: whoever of this process comes while the text is read and written is refused by it, too.
+  held.add(lock)
+  if (!(yield* file.isCurrent)) return false
   const text = yield* file.readText
   // A hard link of that name to a segment: the pid would be written over its first records.
   if (text.startsWith(Frame.magicText)) {
@@ -208,10 +208,10 @@ const settle = Effect.fnUntraced(function*(
       cause: "it is a segment, not a lock's sentinel"
     })
   }
-  const unsynced = parseUnsynced(text)
+  lock.unsynced = parseUnsynced(text)
   // The pid is for people; a full disk must not keep a store from being opened and repaired.
-  yield* Effect.ignore(file.writeText(sentinelText(unsynced)))
-  return { unsynced }
+  yield* Effect.ignore(file.writeText(sentinelText(lock.unsynced)))
+  return true
 })
 
 const sentinelText = (unsynced: Unsynced | undefined): string => {

@@ -63,6 +63,16 @@ const descriptors = (): ReadonlyArray<string> =>
 const descriptorsIn = (directory: string): number => descriptors().filter((path) => path.startsWith(directory)).length
 
 describe("one writer per directory", () => {
+  it.live("of two who ask in one step the second is told that this very process has it", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const first = yield* Effect.forkChild(Lock.acquire(directory), { startImmediately: true })
+      const error = yield* Effect.flip(Lock.acquire(directory))
+      assert.instanceOf(error, LockHeld)
+      assert.isTrue(error.isOwn)
+      yield* Fiber.join(first)
+    }))
+
   it.live("the second writer of this process gets LockHeld at once, with the directory and the pid", () =>
     Effect.gen(function*() {
       const directory = yield* temporaryDirectory

@@ -284,6 +284,17 @@ describe("appending", () => {
 })
 
 describe("rotation", () => {
+  it.effect("an empty segment takes a record however large: none is left empty", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const log = yield* Log.make({ directory, segmentSize: 100 })
+      for (const length of [500, 300_000, 500]) yield* log.append("x".repeat(length))
+      yield* log.rotate
+      yield* log.append("x".repeat(500))
+      assert.deepStrictEqual((yield* log.segments).map(({ bytes }) => bytes), [528, 300_028, 528, 528])
+      assert.strictEqual(NFS.readdirSync(directory).filter((name) => name.endsWith(".dwal")).length, 4)
+    }))
+
   it.effect("a segment takes records up to its size, and at least one however large", () =>
     Effect.gen(function*() {
       const directory = yield* temporaryDirectory
@@ -745,6 +756,24 @@ describe("reading", () => {
       const opened = disk.count("openRead")
       yield* Stream.runDrain(log.stream)
       assert.strictEqual(disk.count("openRead"), opened + 1, "the stream read another disk")
+    }))
+})
+
+describe("the highest txid", () => {
+  it.effect("is not passed by a batch that has waited for others", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const bytes = new Uint8Array(29)
+      Frame.encodeInto(bytes, 0, "Raw", Frame.txid_max - 3, new Uint8Array(0), Uint8Array.of(1))
+      NFS.writeFileSync(NodePath.join(directory, "00000001.dwal"), bytes)
+      yield* Effect.scoped(Effect.gen(function*() {
+        const log = yield* Log.make({ directory })
+        const large = yield* Effect.forkChild(log.append(new Uint8Array(300_000)), { startImmediately: true })
+        const error = yield* Effect.flip(log.appendAll(["a", "b", "c"]))
+        assert.strictEqual(error._tag, "LimitExceeded")
+        yield* Fiber.join(large)
+      }))
+      yield* Effect.scoped(Log.make({ directory }))
     }))
 })
 

@@ -187,6 +187,74 @@ describe("a fiber that has to yield while it asks for a sync", () => {
     }).pipe(Effect.provideService(References.MinimumLogLevel, "None")))
 })
 
+const lockText = (disk: SimulatedDisk): string => Buffer.from(disk.files.get("/s/.lock") ?? []).toString()
+
+/** A disk whose process has died behind a sync: the next writer writes the segment over. */
+const killedBehindSync = Effect.gen(function*() {
+  const disk = makeDisk({ directories: [directory] })
+  const scope = yield* Scope.make()
+  yield* Effect.gen(function*() {
+    const log = yield* Scope.provide(Log.make({ directory }), scope)
+    yield* log.append("one".padEnd(700, "."))
+    yield* log.append("two".padEnd(700, "."))
+    yield* log.sync
+  }).pipe(onSimulated(disk))
+  return disk.kill()
+})
+
+const payloadsOn = (disk: SimulatedDisk) =>
+  Effect.scoped(
+    Effect.flatMap(Log.make({ directory }), (log) =>
+      Effect.map(Stream.runCollect(log.stream), (records) =>
+        records.map(({ payload }) =>
+          new TextDecoder().decode(payload).replaceAll(".", "")
+        )))
+  ).pipe(onSimulated(disk))
+
+describe("an opening behind an unclean end", () => {
+  it.effect("writes what is open over itself, also where a write takes a part only", () =>
+    Effect.gen(function*() {
+      const disk = yield* killedBehindSync
+      disk.fail({ kind: "write", path: ".dwal", bytes: 100 })
+      assert.deepStrictEqual(yield* payloadsOn(disk), ["one", "two"])
+      for (const survivor of disk.survivors(20)) assert.deepStrictEqual(yield* payloadsOn(survivor), ["one", "two"])
+    }))
+
+  it.effect("whose own fsync fails leaves word of that for the next one", () =>
+    Effect.gen(function*() {
+      const disk = yield* killedBehindSync
+      assert.match(lockText(disk), /^\d+\nunsynced 1 0\n$/)
+      disk.fail({ kind: "sync", path: ".dwal", code: "EIO", landed: "dropped" })
+      const error = yield* Effect.flip(Effect.scoped(Log.make({ directory }))).pipe(onSimulated(disk))
+      assert.strictEqual(error._tag, "IoError")
+      assert.match(lockText(disk), /^\d+\nunsynced 1 0\nfailed\n$/)
+    }))
+
+  it.effect("that fails to make a cut durable leaves word of that: nothing is synced behind what the disk has dropped", () =>
+    Effect.gen(function*() {
+      const first = makeDisk({ directories: [directory] })
+      const scope = yield* Scope.make()
+      yield* Effect.gen(function*() {
+        const log = yield* Scope.provide(Log.make({ directory }), scope)
+        yield* log.append("one".padEnd(700, "."))
+        first.fail({ kind: "write", path: ".dwal", stop: "half" })
+        yield* Effect.exit(log.append("torn".padEnd(700, ".")))
+      }).pipe(onSimulated(first))
+      const disk = first.kill()
+      // Of the segment, not of the copy of what is cut.
+      disk.fail({ kind: "sync", path: "00000001.dwal", code: "EIO", landed: "dropped" })
+      const error = yield* Effect.flip(Effect.scoped(Log.make({ directory }))).pipe(onSimulated(disk))
+      assert.deepInclude(error, { _tag: "IoError", operation: "sync" })
+      assert.match(lockText(disk), /\nfailed\n$/)
+      yield* Effect.scoped(Effect.gen(function*() {
+        const log = yield* Log.make({ directory })
+        yield* log.append("two".padEnd(700, "."))
+        yield* log.sync
+        for (const survivor of disk.survivors(50)) assert.deepStrictEqual(yield* payloadsOn(survivor), ["one", "two"])
+      })).pipe(onSimulated(disk))
+    }))
+})
+
 describe("what a failed write has left", () => {
   const filled = (letter: string, length: number) => letter.repeat(length)
 
@@ -258,6 +326,23 @@ describe("a segment that a writer has made before it died", () => {
 })
 
 describe("closing", () => {
+  it.live("takes nothing more while its last sync is under way: the note is taken away behind all there is", () =>
+    Effect.gen(function*() {
+      for (let turns = 0; turns < 8; turns++) {
+        const disk = makeDisk({ directories: [directory], shuffle: true })
+        yield* Effect.gen(function*() {
+          const scope = yield* Scope.make()
+          const log = yield* Scope.provide(Log.make({ directory }), scope)
+          yield* log.append("first")
+          const closing = yield* Effect.forkChild(Scope.close(scope, Exit.void), { startImmediately: true })
+          for (let turn = 0; turn < turns; turn++) yield* eventLoopTurn
+          const late = yield* Effect.exit(log.append("late"))
+          yield* Fiber.join(closing)
+          assert.isTrue(Exit.isFailure(late), `after ${turns} turns`)
+        }).pipe(onSimulated(disk))
+      }
+    }))
+
   it.live("waits for an fsync under way, also of a writer that has failed meanwhile", () =>
     Effect.gen(function*() {
       const disk = new FaultyDisk()

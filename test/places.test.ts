@@ -13,6 +13,7 @@ import { nodeDisk } from "../src/internal/nodeDisk.ts"
 import * as Kv from "../src/Kv.ts"
 import * as Log from "../src/Log.ts"
 import * as Reader from "../src/Reader.ts"
+import * as Recovery from "../src/Recovery.ts"
 import { run } from "./support/child.ts"
 import { text } from "./support/faultyDisk.ts"
 import { largeDirectory, temporaryDirectory } from "./support/stores.ts"
@@ -328,6 +329,23 @@ describe("a directory whose inode gets another number", () => {
         NFS.rmSync(NodePath.join(directory, ".lock"))
         yield* isStale(kv.get("1"))
       }).pipe(Effect.provideService(Disk.Disk, renumbering), withoutLogs)
+    }))
+})
+
+describe("a segment that is a symbolic link", () => {
+  it.effect("is not written through by an opening behind an unclean end", () =>
+    Effect.gen(function*() {
+      const root = yield* temporaryDirectory
+      const [theirs, ours] = [NodePath.join(root, "theirs"), NodePath.join(root, "ours")]
+      yield* Effect.scoped(Effect.flatMap(Log.make({ directory: theirs }), (log) => log.append("one")))
+      NFS.mkdirSync(ours)
+      NFS.symlinkSync(Recovery.segmentPath(theirs, 1), Recovery.segmentPath(ours, 1))
+      NFS.writeFileSync(NodePath.join(ours, ".lock"), "1\nunsynced 1 0\n")
+      const before = NFS.statSync(Recovery.segmentPath(theirs, 1), { bigint: true }).mtimeNs
+      yield* Effect.sync(() => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20))
+      const error = yield* Effect.flip(Effect.scoped(Log.make({ directory: ours })))
+      assert.deepInclude(error, { _tag: "IoError", code: "ELOOP" })
+      assert.strictEqual(NFS.statSync(Recovery.segmentPath(theirs, 1), { bigint: true }).mtimeNs, before)
     }))
 })
 

@@ -758,4 +758,15 @@ describe("a reader that starts at a position", () => {
       const { error } = yield* collect(reader.streamFrom(from))
       assert.strictEqual(fieldsOf(error)["_tag"], "InvalidPosition")
     }))
+
+  it.effect("allocates nothing for a length that no frame has", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      yield* Effect.scoped(Effect.flatMap(Log.make({ directory }), (log) => log.append("one")))
+      const reader = yield* Reader.make({ directory })
+      for (const len of [Frame.frame_bytes_max + 1, 2 ** 40]) {
+        const error = yield* Effect.flip(reader.read({ segment: 1, offset: 0, len }))
+        assert.strictEqual(error._tag, "InvalidPosition")
+      }
+    }))
 })

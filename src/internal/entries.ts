@@ -19,8 +19,7 @@ const limit = (limit: "key" | "payload", actual: number, maximum: number): Limit
 
 export const keyLimit = (bytes: number): LimitExceeded | undefined => limit("key", bytes, Frame.key_bytes_max)
 
-export const payloadLimit = (bytes: number): LimitExceeded | undefined =>
-  limit("payload", bytes, Frame.payload_bytes_max)
+const payloadLimit = (bytes: number): LimitExceeded | undefined => limit("payload", bytes, Frame.payload_bytes_max)
 
 export const recordLimit = ({ key, payload }: Pick<Entry, "key" | "payload">): LimitExceeded | undefined =>
   keyLimit(key.length) ?? payloadLimit(payload.length)

@@ -3,8 +3,9 @@ import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Disk from "../Disk.ts"
-import type { CorruptSegment, CorruptTail, InvalidOptions, InvalidPosition, IoError } from "../Errors.ts"
+import { type CorruptSegment, type CorruptTail, type InvalidOptions, type InvalidPosition, IoError } from "../Errors.ts"
 import type * as Frame from "../Frame.ts"
+import type { RefLike } from "../Log.ts"
 import type { Options, ReaderService } from "../Reader.ts"
 import * as Recovery from "../Recovery.ts"
 import { closedError } from "./closed.ts"
@@ -67,13 +68,7 @@ export const openReader = Effect.fnUntraced(function*(
       Stream.suspend(() =>
         isClosed ? Stream.fail(closedError("read", directory)) : tailOfReader(watched, from, options?.every)
       ),
-    read: (ref) =>
-      Effect.catchIf(
-        readRef(home, directory, files, ref, chunkSize),
-        // A reader does not know which segments there were.
-        (error) => error._tag === "IoError" && error.code === "ENOENT",
-        () => Effect.fail(invalidPosition(directory, ref))
-      ),
+    read: (ref) => orInvalid(directory, ref)(readRef(home, directory, files, ref, chunkSize)),
     segments: onDisk(
       Effect.flatMap(ids, (ids) =>
         Effect.forEach(
@@ -99,6 +94,15 @@ export const openReader = Effect.fnUntraced(function*(
       )
   }
 })
+
+// A reader does not know which segments there were.
+const orInvalid =
+  (directory: string, ref: RefLike) =>
+  <A, E>(read: Effect.Effect<A, E | IoError>): Effect.Effect<A, E | IoError | InvalidPosition> =>
+    Effect.mapError(
+      read,
+      (error) => error instanceof IoError && error.code === "ENOENT" ? invalidPosition(directory, ref) : error
+    )
 
 const versionOf = (
   disk: Disk.DiskService,
