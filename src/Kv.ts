@@ -202,6 +202,14 @@ export type OpenError = Log.OpenError | LimitExceeded
 export type ReaderError = IoError | CorruptTail | CorruptSegment | InvalidOptions | LimitExceeded
 
 /**
+ * What opening a store over a log that is open can fail with; `LimitExceeded` as for `OpenError`.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export type FromLogError = IoError | CorruptSegment | LimitExceeded
+
+/**
  * How a store is opened: as a log is, how much memory reading it may take, and what becomes of its checkpoint.
  *
  * @category options
@@ -380,7 +388,7 @@ export const makeWithLog: (
  */
 export const fromLog: (
   log: Log.LogService
-) => Effect.Effect<KvService, IoError | CorruptSegment | LimitExceeded, Scope.Scope> = kvOverLog
+) => Effect.Effect<KvService, FromLogError, Scope.Scope> = kvOverLog
 
 /**
  * `fromLog` of the log that the application provides.
@@ -388,11 +396,7 @@ export const fromLog: (
  * @category constructors
  * @since 0.1.0
  */
-export const makeLog: Effect.Effect<KvService, IoError | CorruptSegment | LimitExceeded, Log.Log | Scope.Scope> = Effect
-  .flatMap(
-    Log.Log,
-    fromLog
-  )
+export const makeLog: Effect.Effect<KvService, FromLogError, Log.Log | Scope.Scope> = Effect.flatMap(Log.Log, fromLog)
 
 /**
  * Opens a store for reading, as it is now: without the lock, while somebody else may be writing it. It reads the whole
@@ -441,9 +445,7 @@ export const layerConfig = (
  * @since 0.1.0
  */
 // Fresh, for over two logs it must not be one store.
-export const layerLog: Layer.Layer<Kv, IoError | CorruptSegment | LimitExceeded, Log.Log> = Layer.fresh(
-  Layer.effect(Kv, makeLog)
-)
+export const layerLog: Layer.Layer<Kv, FromLogError, Log.Log> = Layer.fresh(Layer.effect(Kv, makeLog))
 
 /**
  * A layer of `makeReader`.

@@ -4,8 +4,8 @@ import * as Exit from "effect/Exit"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Disk from "../Disk.ts"
-import { type CorruptSegment, type IoError, LimitExceeded } from "../Errors.ts"
-import type { KvRead, KvService, OpenError, Options, Range, ReaderError, ReaderOptions } from "../Kv.ts"
+import { type IoError, LimitExceeded } from "../Errors.ts"
+import type { FromLogError, KvRead, KvService, OpenError, Options, Range, ReaderError, ReaderOptions } from "../Kv.ts"
 import type * as Log from "../Log.ts"
 import type { RecoveryReport } from "../Recovery.ts"
 import { type Bytes, ownBytes, toBytes } from "./bytes.ts"
@@ -264,7 +264,7 @@ const open = Effect.fnUntraced(function*(
 /** A store over a log that is open. */
 export const kvOverLog = (
   log: Log.LogService
-): Effect.Effect<KvService, IoError | CorruptSegment | LimitExceeded, Scope.Scope> =>
+): Effect.Effect<KvService, FromLogError, Scope.Scope> =>
   closeOnFailure(Effect.gen(function*() {
     const parts = yield* partsOf(log)
     const projection = yield* orFull(projectionOfLog(log, parts))

@@ -532,7 +532,7 @@ const durability = [
     name: "note-lost-when-opened",
     claim: "The note stays until what it says has been mended.",
     file: "src/Lock.ts",
-    find: "yield* Effect.ignore(file.writeText(sentinelText(unsynced)))",
+    find: "yield* Effect.ignore(file.writeText(sentinelText(lock.unsynced)))",
     replace: "yield* Effect.ignore(file.writeText(sentinelText(undefined)))",
     test: "test/Lock.test.ts",
     caughtBy: "what a holder notes as unsynced the next one is told, until it is taken back"
@@ -639,8 +639,8 @@ const waiting = [
     name: "lock-free-under-an-opening",
     claim: "A scope that closes lets go of a lock when the opening that relies on it has ended.",
     file: "src/internal/closeOnFailure.ts",
-    find: "Effect.andThen(Deferred.await(ended), Scope.close(scope, exit))",
-    replace: "Scope.close(scope, exit)",
+    find: "isAcquiring ? Effect.andThen(Deferred.await(ended), close) : close",
+    replace: "close",
     test: "test/interruption.test.ts",
     caughtBy: "opening |a store|: a scope that closes anywhere in it waits for it"
   },
@@ -737,7 +737,7 @@ const salvaging = [
     name: "salvage-ends-at-damage",
     claim: "What is behind damage is salvaged.",
     file: "src/Salvage.ts",
-    find: "Stream.unwrap(fromStart(start))",
+    find: "Stream.unwrap(fromRun(run))",
     replace: "Stream.empty",
     test: salvage,
     caughtBy: "is every frame before, between and behind any damage, in order, and the rest are gaps"
@@ -764,8 +764,8 @@ const salvaging = [
     name: "salvage-reads-on-in-a-gap",
     claim: "A place that has been read is not gone on from again.",
     file: "src/Salvage.ts",
-    find: " || start < (known ?? damaged.offset)",
-    replace: "",
+    find: "known ?? damaged?.offset ?? Infinity",
+    replace: "known ?? 0",
     test: salvage,
     caughtBy: "goes on from no place that it has read already, such as a log in a record with an older txid"
   }
@@ -968,7 +968,7 @@ const sharing = [
     name: "lock-on-a-file-that-is-gone",
     claim: "What is locked is the file that the path names.",
     file: "src/Lock.ts",
-    find: "if (!(yield* file.isCurrent)) return undefined",
+    find: "if (!(yield* file.isCurrent)) return false",
     replace: "",
     test: "test/Lock.test.ts",
     caughtBy: "a sentinel that is replaced between opening and locking is not the lock: it starts over"
@@ -1106,6 +1106,90 @@ const sharing = [
   }
 ]
 
+const asking = [
+  {
+    name: "second-fsync-beside-the-first",
+    claim: "At most one fsync runs at a time, wherever a fiber has to yield.",
+    file: "src/internal/writer.ts",
+    find: "      this.#committing = Deferred.makeUnsafe<void>()\n",
+    replace: "",
+    test: fsync,
+    caughtBy: "starts no second fsync beside one under way, which would report a success that never was"
+  },
+  {
+    name: "short-overwrite-begins-again",
+    claim: "What a short write leaves of a segment that is written over goes where it belongs.",
+    file: "src/Disk.ts",
+    find: "retryInterrupted(file.overwrite(bytes, at, end, position + at - start))",
+    replace: "retryInterrupted(file.overwrite(bytes, at, end, position))",
+    test: fsync,
+    caughtBy: "writes what is open over itself, also where a write takes a part only"
+  },
+  {
+    name: "failed-fsync-of-the-opening-not-noted",
+    claim: "An opening whose fsync fails leaves word for the next one.",
+    file: "src/internal/repair.ts",
+    find: "Effect.tapError(writeOver(disk, path, start, bytes), noteFailedSync(lock, from))",
+    replace: "writeOver(disk, path, start, bytes)",
+    test: fsync,
+    caughtBy: "whose own fsync fails leaves word of that for the next one"
+  },
+  {
+    name: "failed-fsync-of-a-cut-not-noted",
+    claim: "A cut whose fsync fails leaves word for the next opening.",
+    file: "src/internal/repair.ts",
+    find: ".pipe(Effect.tapError(noteFailedSync(lock, { segment: damage.segment, offset: 0 })))",
+    replace: "",
+    test: fsync,
+    caughtBy: "that fails to make a cut durable leaves word of that"
+  },
+  {
+    name: "closing-takes-records",
+    claim: "A log that closes takes nothing behind its last sync.",
+    file: "src/internal/writer.ts",
+    find: "      this.#busy = true\n      if (this.#refusal === undefined && !this.isSynced)",
+    replace: "      if (this.#refusal === undefined && !this.isSynced)",
+    test: fsync,
+    caughtBy: "takes nothing more while its last sync is under way"
+  },
+  {
+    name: "empty-segment-before-a-large-record",
+    claim: "An empty segment takes a record however large.",
+    file: "src/internal/writer.ts",
+    find: "return this.#offset === 0 || this.#fits(length)",
+    replace: "return this.#fits(length)",
+    test: log,
+    caughtBy: "an empty segment takes a record however large: none is left empty"
+  },
+  {
+    name: "waiting-batch-passes-the-highest-txid",
+    claim: "A batch that has waited for others does not pass the highest txid.",
+    file: "src/internal/writer.ts",
+    find: "if (this.#txid > Frame.txid_max - entries.length)",
+    replace: "if (this.#txid < 0)",
+    test: log,
+    caughtBy: "is not passed by a batch that has waited for others"
+  },
+  {
+    name: "opening-goes-by-the-name",
+    claim: "A store that takes the place of another while that is opened is not written to without its lock.",
+    file: "src/internal/home.ts",
+    find: "mode === \"create\"",
+    replace: "mode !== \"read\"",
+    test: places,
+    caughtBy: "is not opened as that one, whose lock it does not have"
+  },
+  {
+    name: "durability-through-a-link",
+    claim: "A segment is not written over through a symbolic link.",
+    file: "src/internal/nodeDisk.ts",
+    find: "update: O_RDWR | O_NOFOLLOW",
+    replace: "update: O_RDWR",
+    test: places,
+    caughtBy: "is not written through by an opening behind an unclean end"
+  }
+]
+
 export const mutants = [
   ...cutting,
   ...verdicts,
@@ -1116,5 +1200,6 @@ export const mutants = [
   ...placing,
   ...salvaging,
   ...checkpoints,
-  ...sharing
+  ...sharing,
+  ...asking
 ]
