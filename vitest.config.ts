@@ -52,6 +52,8 @@ export default defineConfig({
     testTimeout: 60_000,
     hookTimeout: 60_000,
     pool: "forks",
+    // Most tests make little that lives long: with Node's 16 MiB for what is new, collecting it took a sixth of the time.
+    execArgv: ["--max-semi-space-size=64"],
     // Files that run one after the other share a process: to load Effect for each took a sixth of the time.
     isolate: false,
     // Much of the suite waits for processes and disks: use every core, not all but one.

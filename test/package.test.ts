@@ -169,7 +169,7 @@ describe("the packed package", () => {
     assert.strictEqual(compiled.status, 0, compiled.stdout)
     const declared = fs.readFileSync(path.join(project, "out", "library.d.ts"), "utf8")
     assert.notInclude(declared, "internal")
-    assert.include(declared, "Effect.Effect<Kv.KvService, Log.OpenError")
+    assert.include(declared, "Effect.Effect<Kv.KvService, Kv.OpenError")
     const printed = execFileSync(process.execPath, ["out/main.js"], { cwd: project, encoding: "utf8" })
     assert.strictEqual(printed.trim(), JSON.stringify([1, "hello", true]))
   })
