@@ -420,7 +420,7 @@ describe("Keydir", () => {
       to.set(numbered(n), 1, n, 100)
       model.set(name(numbered(n)), { segment: 1, offset: n, len: 100 })
     }
-    for (let n = 0; n < 40_000; n++) set(keydir, n)
+    for (let n = 0; n < 24_000; n++) set(keydir, n)
     const shared = () => thawed["words"].filter(({ buffer, byteLength }) => byteLength < buffer.byteLength).length
     const thawed = Keydir.thaw(copyOf(keydir.freeze()))
     const before = shared()
@@ -433,14 +433,14 @@ describe("Keydir", () => {
     sameKeydir(thawed, model)
     assert.isBelow(shared(), before)
     // A few stripes grow.
-    for (let n = 40_000; n < 43_000; n++) set(thawed, n)
+    for (let n = 24_000; n < 26_000; n++) set(thawed, n)
     sameKeydir(thawed, model)
     const [snapshot, then] = [thawed.snapshot(), new Map(model)]
-    set(thawed, 20_000)
+    set(thawed, 12_000)
     sameKeydir(thawed, model)
     same(snapshot, then)
     const [frozen, later] = [thawed.freeze(), new Map(model)]
-    for (let n = 43_000; n < 60_000; n++) set(thawed, n)
+    for (let n = 26_000; n < 36_000; n++) set(thawed, n)
     sameKeydir(thawed, model)
     sameKeydir(Keydir.thaw(frozen), later)
   })

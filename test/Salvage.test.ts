@@ -91,7 +91,7 @@ describe("what is whole in a store", () => {
           "every byte is of a record or of a gap"
         )
       })),
-    { arbitrary: { runs: 300 } }
+    { arbitrary: { runs: 200 } }
   )
 
   it.effect.each(Object.keys(expected))(

@@ -74,8 +74,9 @@ const everyChange = (change: (byte: number) => number): ReadonlyArray<Changed> =
 const starts = sound.records.flatMap(({ len, offset, segment }) =>
   [[segment, offset], [segment, offset + len]] as const
 )
-const nearHeaders = ({ at, segment }: Changed): boolean =>
-  at % 16 === 0 || starts.some(([id, start]) => id === segment && at - start < 24 && start - at <= 4)
+const inHeaders = ({ at, segment }: Changed): boolean =>
+  starts.some(([id, start]) => id === segment && at - start < 24 && start - at <= 4)
+const nearHeaders = (changed: Changed): boolean => changed.at % 16 === 0 || inHeaders(changed)
 
 /** Runs a check on each changed store, several stores at a time. */
 const each = Effect.fnUntraced(function*<E>(
@@ -110,8 +111,9 @@ const assertPrefix = (records: ReadonlyArray<Plain>, { at, segment }: Changed): 
 }
 
 describe.each(changes)("bytes with $name", ({ change }) => {
-  // A checksum finds one bit of a payload as surely as eight: every byte is tried with one of the changes.
-  const tried = change(0) === 0xFF ? () => true : nearHeaders
+  // A checksum finds one bit of a payload as surely as eight: every byte is tried with one of the changes, those of
+  // headers with all.
+  const tried = change(0) === 0xFF ? () => true : inHeaders
 
   it.effect("is found by a reader, after every record before it and no other", () =>
     Effect.gen(function*() {

@@ -86,7 +86,7 @@ describe("many values at once", () => {
     Effect.gen(function*() {
       const root = yield* temporaryDirectory
       const sizes = [0, 1, 2, 3, 100, 500, 484, 485, 1_000]
-      const { kv, model } = yield* filled(NodePath.join(root, "store"), 20_000, (at) => sizes[at % sizes.length] ?? 0)
+      const { kv, model } = yield* filled(NodePath.join(root, "store"), 12_000, (at) => sizes[at % sizes.length] ?? 0)
       yield* assertHolds(kv, model)
       yield* assertOuts(kv, model, root)
       const reader = yield* Kv.makeReader({ directory: kv.directory })

@@ -53,7 +53,7 @@ const lastSaid = (child: Child, work: string): number => {
 
 describe("a reader beside a writing process", () => {
   for (
-    const [work, kind, readings] of [["small", "small", 12], ["many", "mixed", 12], ["rotate", "small", 20], [
+    const [work, kind, readings] of [["small", "small", 8], ["many", "mixed", 8], ["rotate", "small", 14], [
       "large",
       "huge",
       6
