@@ -578,8 +578,21 @@ describe.concurrent("with other processes", Cli.patience, () => {
   it.runIf(isLinux)("a named pipe keeps no process from ending, whoever is to write to it", async () => {
     const fifo = newPath("fifo")
     ChildProcess.spawnSync("mkfifo", [fifo])
+    const hasOpened = async ({ pid }: ChildProcess.ChildProcess): Promise<void> => {
+      const leadsThere = (fd: string): boolean => {
+        try {
+          return NFS.readlinkSync(`/proc/${pid}/fd/${fd}`) === fifo
+        } catch {
+          // Closed since.
+          return false
+        }
+      }
+      while (!NFS.readdirSync(`/proc/${pid}/fd`).some(leadsThere)) {
+        await new Promise((resolve) => setTimeout(resolve, 20))
+      }
+    }
     const silent = Cli.startDatawal(["import", newPath("store"), fifo])
-    await new Promise((resolve) => setTimeout(resolve, 700))
+    await hasOpened(silent.child)
     silent.child.kill("SIGTERM")
     assert.strictEqual((await silent.ended).code, 130)
     const store = newPath("store")
@@ -589,7 +602,7 @@ describe.concurrent("with other processes", Cli.patience, () => {
     NFS.writeSync(writer, `{"key_b64":"${base64("a")}","value_b64":"${base64("1")}"}\nnonsense\n`)
     assertFails(await talking.ended, 1, /line 2/)
     const value = Cli.startDatawal(["put", store, "--key", "b", "--value-file", fifo])
-    await new Promise((resolve) => setTimeout(resolve, 700))
+    await hasOpened(value.child)
     NFS.writeSync(writer, "piped")
     NFS.closeSync(writer)
     assertClean(await value.ended)
