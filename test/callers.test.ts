@@ -220,6 +220,62 @@ describe("an effect that is run twice", () => {
     }))
 })
 
+describe("keys whose memory is used again while they are looked for", () => {
+  it.live("in a step that others come into: their values are those of the keys that were asked for", () =>
+    Effect.gen(function*() {
+      const disk = new FaultyDisk()
+      const service: Disk.DiskService = { ...disk.service, isTurnOver: () => true }
+      const directory = yield* temporaryDirectory
+      yield* Effect.provideService(
+        Effect.scoped(Effect.gen(function*() {
+          const kv = yield* Kv.make({ directory })
+          yield* kv.putMany([["a", "1"], ["b", "2"]])
+          const key = Uint8Array.of(97)
+          const getting = yield* Effect.forkChild(kv.getMany([key]), { startImmediately: true })
+          key[0] = 98
+          assert.deepStrictEqual((yield* Fiber.join(getting)).map((value) => text(value)), ["1"])
+        })),
+        Disk.Disk,
+        service
+      )
+    }))
+
+  it.live("behind a large value that is read: their values are those of the keys that were asked for", () =>
+    Effect.gen(function*() {
+      const disk = new FaultyDisk()
+      const directory = yield* temporaryDirectory
+      yield* over(disk)(Effect.scoped(Effect.gen(function*() {
+        const kv = yield* Kv.make({ directory })
+        yield* kv.put("large", new Uint8Array(large))
+        yield* kv.putMany([["a", "1"], ["b", "2"]])
+        const key = Uint8Array.of(97)
+        const held = disk.holdNext("read")
+        const getting = yield* Effect.forkChild(kv.getMany(["large", key]), { startImmediately: true })
+        yield* held.reached
+        key[0] = 98
+        yield* held.release
+        assert.deepStrictEqual((yield* Fiber.join(getting)).map((value) => value?.length), [large, 1])
+      })))
+    }))
+
+  it.effect("as the prefix of a Stream: it goes on with the keys that were asked for", () =>
+    Effect.gen(function*() {
+      const kv = yield* Effect.flatMap(temporaryDirectory, (directory) => Kv.make({ directory }))
+      const names = (letter: string) => Array.from({ length: 5_000 }, (_, at) => `${letter}${at}`)
+      yield* kv.putMany([...names("a"), ...names("b")].map((name) => [name, ""] as const))
+      for (const ordered of [true, false]) {
+        const prefix = Uint8Array.of(97)
+        const found: Array<string> = []
+        yield* Stream.runForEachArray(kv.keys({ prefix, ordered }), (keys) =>
+          Effect.sync(() => {
+            prefix[0] = 98
+            for (const key of keys) found.push(text(key) ?? "")
+          }))
+        assert.deepStrictEqual(found.toSorted(), names("a").toSorted())
+      }
+    }))
+})
+
 describe("an index without room", () => {
   it.live("is asked when the put has its turn: what it cannot take is not written", () =>
     Effect.gen(function*() {

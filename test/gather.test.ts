@@ -1,6 +1,6 @@
 /** Reading many values at once: in the order of the files, handed out in the order asked for. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Stream } from "effect"
+import { Cause, Effect, Exit, Fiber, Stream } from "effect"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import * as V8 from "node:v8"
@@ -327,6 +327,33 @@ describe("writing frames", () => {
       )
       for (const { active, bytes } of yield* log.segments) assert.isTrue(active || bytes <= 1_000 || bytes > 5_000)
       assert.isAbove((yield* log.segments).length, 5)
+    }))
+
+  it.live("ends where a sync fails meanwhile: nothing is written behind that", () =>
+    Effect.gen(function*() {
+      const disk = new FaultyDisk()
+      // Others run after each piece.
+      const service: Disk.DiskService = { ...disk.service, isTurnOver: () => true }
+      const directory = yield* temporaryDirectory
+      yield* Effect.provideService(
+        Effect.scoped(Effect.gen(function*() {
+          const log = yield* Log.make({ directory })
+          yield* log.append("first")
+          disk.failNext("sync", "EIO")
+          const { writeFrames } = yield* logParts(log)
+          const writing = yield* Effect.forkChild(Effect.exit(writeFrames(framesOf(pairs(60_000)))), {
+            startImmediately: true
+          })
+          assert.deepInclude(yield* Effect.flip(log.sync), { _tag: "IoError", code: "EIO" })
+          const { txid } = yield* log.end
+          const exit = yield* Fiber.join(writing)
+          assert.isTrue(Exit.isFailure(exit) && Cause.hasFails(exit.cause))
+          assert.strictEqual((yield* log.end).txid, txid)
+          assert.isBelow(txid, 60_000)
+        })),
+        Disk.Disk,
+        service
+      )
     }))
 
   it.effect("that fails poisons the writer, and what is in the log is a prefix of them", () =>
