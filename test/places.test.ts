@@ -15,7 +15,7 @@ import * as Log from "../src/Log.ts"
 import * as Reader from "../src/Reader.ts"
 import * as Recovery from "../src/Recovery.ts"
 import { run } from "./support/child.ts"
-import { text } from "./support/faultyDisk.ts"
+import { descriptors, text } from "./support/faultyDisk.ts"
 import { largeDirectory, temporaryDirectory } from "./support/stores.ts"
 
 /** Relative names then mean something else; back at the end of the scope. */
@@ -472,6 +472,8 @@ describe("a store whose directory is replaced under its writer", () => {
         const opening = Effect.scoped(Effect.flip(Log.make({ directory: a })))
         const error = yield* Effect.provideService(opening, Disk.Disk, moving)
         assert.deepInclude(error, { _tag: "IoError", operation: "open", code: "ESTALE" })
+        if (process.platform !== "linux") continue
+        assert.deepStrictEqual(descriptors().filter((path) => path.startsWith(root)), [])
       }
     }))
 })
