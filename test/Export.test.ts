@@ -682,6 +682,23 @@ describe("import", () => {
       assert.strictEqual((yield* kv.statistics).records, 2)
     }))
 
+  it.effect("the highest txid is not passed: what would is not stored, and the store opens again", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const bytes = new Uint8Array(30)
+      Frame.encodeInto(bytes, 0, "Put", Frame.txid_max - 3, Buffer.from("k"), Buffer.from("v"))
+      NFS.writeFileSync(NodePath.join(directory, "00000001.dwal"), bytes)
+      const lines = numbers(5).map((at) => line(`${at}`, "")).join("")
+      yield* Effect.scoped(Effect.gen(function*() {
+        const error = yield* Effect.flip(Export.fromLines(yield* Kv.make({ directory }), input(lines)))
+        assert.deepInclude(error, { _tag: "LimitExceeded", limit: "txid" })
+      }))
+      assert.deepStrictEqual(NFS.readFileSync(NodePath.join(directory, "00000001.dwal")), Buffer.from(bytes))
+      const kv = yield* Kv.make({ directory })
+      yield* Export.fromLines(kv, input(line("a", "1") + line("b", "2")))
+      assert.strictEqual(yield* kv.size, 3)
+    }))
+
   it.effect("a limit that is met on the way ends it, and what was stored before is synced", () =>
     Effect.gen(function*() {
       const disk = new FaultyDisk()

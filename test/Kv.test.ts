@@ -580,6 +580,24 @@ describe("modify", () => {
 })
 
 describe("modifyEffect", () => {
+  it.effect("that changes nothing is answered when the log says that all before it is durable", () =>
+    Effect.gen(function*() {
+      const log = yield* Effect.flatMap(temporaryDirectory, (directory) => Log.make({ directory }))
+      const batches: Array<number> = []
+      const kv = yield* Kv.fromLog({
+        ...log,
+        appendAll: (records) => {
+          const all = [...records]
+          batches.push(all.length)
+          return log.appendAll(all)
+        }
+      })
+      yield* kv.put("a", "1")
+      batches.length = 0
+      yield* kv.modifyEffect("a", (current) => Effect.succeed([0, current]))
+      assert.deepStrictEqual(batches, [0])
+    }))
+
   it.effect("dies of what is no Effect, and holds up nobody behind it", () =>
     Effect.gen(function*() {
       const kv = yield* Effect.flatMap(temporaryDirectory, (directory) => Kv.make({ directory }))
