@@ -195,7 +195,8 @@ const behind = (
     }
     // The first that is this log's: a copy of older ones, or what a damaged record held, may stand right before it.
     const ownOf = Effect.fnUntraced(function*({ end, start }: Run): Effect.fn.Return<number | undefined, IoError> {
-      const from = known ?? damaged?.offset ?? Infinity
+      if (damaged === undefined) return undefined
+      const from = known ?? damaged.offset
       if (end <= from) return undefined
       if (start === known) return start
       if (start >= from && ((yield* headerAt(file, start))?.txid ?? 0) > last.txid) return start

@@ -181,6 +181,19 @@ describe("what is whole in a store", () => {
       const { gaps, records } = yield* salvaged(directory)
       assert.deepStrictEqual(records.map(({ txid }) => txid), [7, 9, 2, 11])
       assert.strictEqual(gaps.length, 2)
+      // Also where no damage follows.
+      const last = yield* salvaged(
+        yield* store({
+          1: concat(
+            raw(7, "before"),
+            flipped(raw(8, "damaged"), 30),
+            raw(9, "behind"),
+            raw(2, raw(20, "held by another"))
+          )
+        })
+      )
+      assert.deepStrictEqual(last.records.map(({ txid }) => txid), [7, 9, 2])
+      assert.strictEqual(last.gaps.length, 1)
     }).pipe(Effect.scoped))
 
   it.effect("is found right behind what is not this log's, with nothing between", () =>

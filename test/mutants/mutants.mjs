@@ -764,8 +764,8 @@ const salvaging = [
     name: "salvage-reads-on-in-a-gap",
     claim: "A place that has been read is not gone on from again.",
     file: "src/Salvage.ts",
-    find: "known ?? damaged?.offset ?? Infinity",
-    replace: "known ?? 0",
+    find: "if (damaged === undefined) return undefined\n      const from = known ?? damaged.offset",
+    replace: "const from = known ?? damaged?.offset ?? 0",
     test: salvage,
     caughtBy: "goes on from no place that it has read already, such as a log in a record with an older txid"
   }
