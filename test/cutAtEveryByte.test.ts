@@ -42,7 +42,7 @@ const active = concat(
   frame({ txid: 6 }),
   put(7, "key", ""),
   frame({ type: "Put", txid: 8, key: Uint8Array.of(0, 255, 0), payload: concat(zeros(30), noise(10)) }),
-  raw(9, noise(400)),
+  raw(9, noise(250)),
   frame({ type: "Delete", txid: 10, key: utf8("ключ") }),
   frame({ type: "Delete", txid: 11, key: zeros(0) }),
   raw(12, "подъём"),

@@ -267,7 +267,7 @@ describe("many values at once", () => {
       let peak = 0
       let calls = 0
       const onProgress = () => {
-        if (calls++ % 50 === 0) peak = Math.max(peak, used() - start)
+        if (calls++ % 80 === 0) peak = Math.max(peak, used() - start)
       }
       yield* Export.toFile(kv, NodePath.join(root, "out.jsonl"), { onProgress })
       yield* kv.compactTo(NodePath.join(root, "target"), { onProgress })
