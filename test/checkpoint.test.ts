@@ -1704,7 +1704,7 @@ describe("after a crash at any point, a store with a checkpoint shows its log, a
           const hook = points.hook(() => disk, model)
           yield* crashLife(disk, model, run)
           points.take(disk, model, "closed")
-          for (const [at, point] of points.taken.entries()) yield* visit(point, [3, 1, 1], mix(7, at), counts, name)
+          for (const [at, point] of points.taken.entries()) yield* visit(point, [2, 1, 1], mix(7, at), counts, name)
           assert.isAbove(counts.get("level 3"), 2 * points.taken.length)
           assert.isAbove(counts.get("level 1"), points.taken.length)
           assert.isAbove(counts.get("with a checkpoint that counts"), 0)

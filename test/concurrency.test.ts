@@ -1,6 +1,6 @@
 /**
  * Many fibers at once on one store: they append, sync, rotate, read, iterate, compact and interrupt each other, over a
- * simulated disk that ends calls in any order. Each claim is tried with hundreds of seeds; one seed is one run.
+ * simulated disk that ends calls in any order. Each claim is tried with dozens of seeds; one seed is one run.
  *
  * An acknowledgement is held against what a power loss at that very moment would leave, by a parser of the tests' own.
  * A reader is held against what had been written when it looked, and what was written when it had read.
@@ -153,7 +153,7 @@ const assertDurable = (world: World, count: number, what: string): void => {
 
 describe("what is acknowledged while many fibers write would survive a power loss at that very moment", () => {
   it.live("everything that was appended before a sync, when it resolves", () =>
-    eachSeed(120, (seed) =>
+    eachSeed(80, (seed) =>
       inWorld(seed, "manual", (world) => {
         const { kv, log, model, pick } = world
         return fibers(3 + pick(4), (fiber) =>
@@ -169,7 +169,7 @@ describe("what is acknowledged while many fibers write would survive a power los
       })))
 
   it.live("every append, batch, put and modify of a store that is always durable, when it resolves", () =>
-    eachSeed(90, (seed) =>
+    eachSeed(60, (seed) =>
       inWorld(seed, "always", (world) => {
         const { model, pick } = world
         return fibers(3 + pick(4), (fiber) =>
@@ -258,7 +258,7 @@ const busily = (world: World, beside: ReadonlyArray<Effect.Effect<unknown, unkno
 
 describe("while many fibers write", () => {
   it.live("a reader without the lock sees a prefix, with all that was written before it listed the segments", () =>
-    eachSeed(90, (seed) =>
+    eachSeed(60, (seed) =>
       inWorld(seed, "manual", (world) => {
         const { disk, model, options, pick } = world
         const reading = Effect.scoped(Effect.gen(function*() {
@@ -278,7 +278,7 @@ describe("while many fibers write", () => {
       })))
 
   it.live("a key/value store opened without the lock is the writer's at some moment, and stays so", () =>
-    eachSeed(90, (seed) =>
+    eachSeed(60, (seed) =>
       inWorld(seed, "manual", (world) => {
         const { disk, model, options, pick } = world
         const reading = Effect.scoped(Effect.gen(function*() {
@@ -299,7 +299,7 @@ describe("while many fibers write", () => {
       })))
 
   it.live("a stream of the log has just the records that were written when it started", () =>
-    eachSeed(70, (seed) =>
+    eachSeed(50, (seed) =>
       inWorld(seed, "manual", (world) => {
         const { log, model, pick } = world
         const reading = Effect.gen(function*() {
@@ -321,7 +321,7 @@ describe("while many fibers write", () => {
       })))
 
   it.live("the entries are those of the moment at which the stream started, however slowly they are taken", () =>
-    eachSeed(70, (seed) =>
+    eachSeed(50, (seed) =>
       inWorld(seed, "manual", (world) => {
         const { kv, model, pick } = world
         const reading = Effect.gen(function*() {
@@ -344,7 +344,7 @@ describe("while many fibers write", () => {
       })))
 
   it.live("a key/value store that is made over the log in use has every record of it once", () =>
-    eachSeed(70, (seed) =>
+    eachSeed(50, (seed) =>
       inWorld(seed, "manual", (world) =>
         Effect.gen(function*() {
           const made: Array<Kv.Kv["Service"]> = []
@@ -392,7 +392,7 @@ describe("while many fibers write", () => {
 describe("fibers that interrupt each other", () => {
   for (const durability of ["manual", "always"] as const) {
     it.live(`lose nothing that one was told of, write nothing twice, and keep each one's order (${durability})`, () =>
-      eachSeed(90, (seed) =>
+      eachSeed(60, (seed) =>
         Effect.gen(function*() {
           const told: Array<Rec> = []
           const { world } = yield* inWorld(seed, durability, (world) => {

@@ -178,7 +178,7 @@ describe("against the definition", () => {
           }
         }
       }),
-    { arbitrary: { runs: 400, size: 24 } }
+    { arbitrary: { runs: 250, size: 24 } }
   )
 
   it.effect.prop(

@@ -16,8 +16,8 @@ afterAll(() => {
   process.stdout.write(`\nMet by the random crash tests:\n${total.toString()}\n`)
 })
 
-const lives = 220
-const batch = 110
+const lives = 160
+const batch = 80
 const patience_ms = 300_000
 
 describe("nothing synced is lost in a random life of faults and crashes", () => {
