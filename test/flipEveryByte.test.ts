@@ -33,14 +33,14 @@ import {
 
 const one = concat(raw(1, "alpha"), put(2, "key", "value"), frame({ txid: 3 }))
 
-// Long enough for three sectors. A record starts one byte before the second sector, and one holds zeros.
+// Long enough for two sectors. A record starts one byte before the second one, and one holds zeros.
 const two = concat(
   raw(4, noise(100)),
   put(5, "nested", concat(raw(2, "a log in a log"), raw(5, "of old txids"))),
   frame({ type: "Delete", txid: 6, key: utf8("key") }),
   raw(7, noise(511 - 128 - 109 - 31 - 28, 7)),
   raw(8, concat(zeros(60), utf8("zeros"), zeros(4))),
-  frame({ type: "Put", txid: 9, key: zeros(3), payload: noise(400, 9) }),
+  frame({ type: "Put", txid: 9, key: zeros(3), payload: noise(130, 9) }),
   raw(10, "last but one"),
   raw(11, "last")
 )
