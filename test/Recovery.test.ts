@@ -564,7 +564,7 @@ describe("any damage at all", () => {
           assert.strictEqual(opened.success.report.tail_bytes_discarded, damage?.bytes ?? 0)
         }
       })),
-    { arbitrary: { runs: 180, size: 12 } }
+    { arbitrary: { runs: 140, size: 12 } }
   )
 })
 
@@ -611,7 +611,7 @@ describe("a crash of the machine", () => {
         const directory = yield* store({ 1: crashed(bytes, synced, lost, size) })
         yield* mends(directory, bytes, synced)
       })),
-    { arbitrary: { runs: 180, size: 8 } }
+    { arbitrary: { runs: 140, size: 8 } }
   )
 
   it.effect.prop(

@@ -1061,6 +1061,6 @@ describe("everything at once", () => {
           if (payload !== "first") assert.strictEqual(payload.length, Math.max(size, payload.indexOf(":") + 1))
         }
       })).pipe(Effect.provideService(References.MinimumLogLevel, "None"), Effect.timeout("20 seconds")),
-    { arbitrary: { runs: 100 } }
+    { arbitrary: { runs: 70 } }
   )
 })

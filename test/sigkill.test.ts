@@ -20,7 +20,7 @@ import { start } from "./support/child.ts"
 import { type Kind, lineOf, numberOf, operationOf, payloadOf } from "./support/payloads.mjs"
 import { largeDirectory, temporaryDirectory } from "./support/stores.ts"
 
-const kills = Number(process.env["SIGKILLS"] ?? 30)
+const kills = Number(process.env["SIGKILLS"] ?? 24)
 
 /** After so many kills a new store is begun: what has been found is read again each time. */
 const kills_a_store = 10
