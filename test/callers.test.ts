@@ -10,7 +10,7 @@ import { Keydir } from "../src/internal/keydir.ts"
 import { Projection } from "../src/internal/projection.ts"
 import * as Kv from "../src/Kv.ts"
 import * as Log from "../src/Log.ts"
-import { FaultyDisk, over, text } from "./support/faultyDisk.ts"
+import { FaultyDisk, over, overInTurns, text } from "./support/faultyDisk.ts"
 import { temporaryDirectory } from "./support/stores.ts"
 
 const large = Disk.blocking_bytes_max + 1
@@ -223,21 +223,15 @@ describe("an effect that is run twice", () => {
 describe("keys whose memory is used again while they are looked for", () => {
   it.live("in a step that others come into: their values are those of the keys that were asked for", () =>
     Effect.gen(function*() {
-      const disk = new FaultyDisk()
-      const service: Disk.DiskService = { ...disk.service, isTurnOver: () => true }
       const directory = yield* temporaryDirectory
-      yield* Effect.provideService(
-        Effect.scoped(Effect.gen(function*() {
-          const kv = yield* Kv.make({ directory })
-          yield* kv.putMany([["a", "1"], ["b", "2"]])
-          const key = Uint8Array.of(97)
-          const getting = yield* Effect.forkChild(kv.getMany([key]), { startImmediately: true })
-          key[0] = 98
-          assert.deepStrictEqual((yield* Fiber.join(getting)).map((value) => text(value)), ["1"])
-        })),
-        Disk.Disk,
-        service
-      )
+      yield* overInTurns(new FaultyDisk())(Effect.scoped(Effect.gen(function*() {
+        const kv = yield* Kv.make({ directory })
+        yield* kv.putMany([["a", "1"], ["b", "2"]])
+        const key = Uint8Array.of(97)
+        const getting = yield* Effect.forkChild(kv.getMany([key]), { startImmediately: true })
+        key[0] = 98
+        assert.deepStrictEqual((yield* Fiber.join(getting)).map((value) => text(value)), ["1"])
+      })))
     }))
 
   it.live("behind a large value that is read: their values are those of the keys that were asked for", () =>

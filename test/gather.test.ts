@@ -14,7 +14,7 @@ import { logParts } from "../src/internal/logParts.ts"
 import { nodeDisk } from "../src/internal/nodeDisk.ts"
 import * as Kv from "../src/Kv.ts"
 import * as Log from "../src/Log.ts"
-import { FaultyDisk, over, text } from "./support/faultyDisk.ts"
+import { FaultyDisk, over, overInTurns, text } from "./support/faultyDisk.ts"
 import { put, segmentName, temporaryDirectory } from "./support/stores.ts"
 
 const numbers = (count: number): ReadonlyArray<number> => Array.from({ length: count }, (_, at) => at)
@@ -332,28 +332,29 @@ describe("writing frames", () => {
   it.live("ends where a sync fails meanwhile: nothing is written behind that", () =>
     Effect.gen(function*() {
       const disk = new FaultyDisk()
-      // Others run after each piece.
-      const service: Disk.DiskService = { ...disk.service, isTurnOver: () => true }
       const directory = yield* temporaryDirectory
-      yield* Effect.provideService(
-        Effect.scoped(Effect.gen(function*() {
-          const log = yield* Log.make({ directory })
-          yield* log.append("first")
-          disk.failNext("sync", "EIO")
-          const { writeFrames } = yield* logParts(log)
-          const writing = yield* Effect.forkChild(Effect.exit(writeFrames(framesOf(pairs(60_000)))), {
-            startImmediately: true
-          })
-          assert.deepInclude(yield* Effect.flip(log.sync), { _tag: "IoError", code: "EIO" })
-          const { txid } = yield* log.end
-          const exit = yield* Fiber.join(writing)
-          assert.isTrue(Exit.isFailure(exit) && Cause.hasFails(exit.cause))
-          assert.strictEqual((yield* log.end).txid, txid)
-          assert.isBelow(txid, 60_000)
-        })),
-        Disk.Disk,
-        service
-      )
+      const still = new Int32Array(new SharedArrayBuffer(4))
+      // However busy the machine is, the sync fails before all is written.
+      let syncs = Infinity
+      const look = () => {
+        if (disk.count("sync") === syncs) Atomics.wait(still, 0, 0, 5)
+      }
+      yield* overInTurns(disk, look)(Effect.scoped(Effect.gen(function*() {
+        const log = yield* Log.make({ directory })
+        yield* log.append("first")
+        disk.failNext("sync", "EIO")
+        syncs = disk.count("sync")
+        const { writeFrames } = yield* logParts(log)
+        const writing = yield* Effect.forkChild(Effect.exit(writeFrames(framesOf(pairs(60_000)))), {
+          startImmediately: true
+        })
+        assert.deepInclude(yield* Effect.flip(log.sync), { _tag: "IoError", code: "EIO" })
+        const { txid } = yield* log.end
+        const exit = yield* Fiber.join(writing)
+        assert.isTrue(Exit.isFailure(exit) && Cause.hasFails(exit.cause))
+        assert.strictEqual((yield* log.end).txid, txid)
+        assert.isBelow(txid, 60_000)
+      })))
     }))
 
   it.effect("that fails poisons the writer, and what is in the log is a prefix of them", () =>

@@ -64,7 +64,7 @@ export const digests = Log.Log.use((log) =>
 export const marked = Log.Log.use((log) =>
   Effect.succeed(Stream.map(log.stream, (record) => ({ ...record, isMarked: true }))))
 export const payloads = Effect.map(marked, (records) =>
-  // @ts-expect-error
+  // @ts-expect-error It is a getter of the record, and a spread leaves it out.
   Stream.map(records, (record) => record.payload))
 export const txids = Effect.map(marked, (records) => Stream.map(records, ({ txid }): number => txid))
 export const record: Frame.LogRecord = {

@@ -1,5 +1,5 @@
 /**
- * Random lives of a store: hundreds of them, each of its own seed, all the same in every run of the suite.
+ * Random lives of a store: more than a hundred of them, each of its own seed, all the same in every run of the suite.
  *
  * `support/life.ts` says what is in a life, `support/torture.ts` what is checked. `npm run torture -- --minutes 60
  * --seed 1000000` goes on with other seeds.

@@ -362,6 +362,18 @@ export class FaultyDisk {
 export const over = (disk: FaultyDisk) => <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Effect.provideService(effect, Disk.Disk, disk.service)
 
+/** The same where each turn is over when it is asked for, after `look`: others run wherever they may. */
+export const overInTurns =
+  (disk: FaultyDisk, look: () => void = () => {}) =>
+  <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+    Effect.provideService(effect, Disk.Disk, {
+      ...disk.service,
+      isTurnOver: () => {
+        look()
+        return true
+      }
+    })
+
 /** Every file below a directory, by its path in it, as hexadecimal; directories end in a slash. */
 export const tree = (directory: string): { readonly [path: string]: string } => {
   const files: Record<string, string> = {}
