@@ -141,7 +141,10 @@ export interface DiskService {
   readonly syncDirectory: (path: string) => Effect.Effect<void, IoError>
   /** What is in a directory. */
   readonly list: (path: string) => Effect.Effect<ReadonlyArray<DiskEntry>, IoError>
-  /** What is replaced, a file or an empty directory, leaves its rights (the mode) to what replaces it. */
+  /**
+   * What is replaced, a file or an empty directory, leaves its rights (the mode) to what replaces it; a file its owner
+   * and its group as well, as far as the system lets this process give them.
+   */
   readonly rename: (from: string, to: string) => Effect.Effect<void, IoError>
   readonly remove: (path: string) => Effect.Effect<void, IoError>
   /**

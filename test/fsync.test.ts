@@ -211,6 +211,11 @@ const payloadsOn = (disk: SimulatedDisk) =>
         )))
   ).pipe(onSimulated(disk))
 
+const namesOn = (disk: SimulatedDisk): Array<string> =>
+  Array.from(disk.files.keys()).flatMap((path) =>
+    path.startsWith(`${directory}/`) ? [path.slice(directory.length + 1)] : []
+  ).sort()
+
 describe("an opening behind an unclean end", () => {
   it.effect("writes what is open over itself, also where a write takes a part only", () =>
     Effect.gen(function*() {
@@ -252,6 +257,41 @@ describe("an opening behind an unclean end", () => {
         yield* log.sync
         for (const survivor of disk.survivors(50)) assert.deepStrictEqual(yield* payloadsOn(survivor), ["one", "two"])
       })).pipe(onSimulated(disk))
+    }))
+
+  it.effect("that is killed again and again while it writes a segment anew leaves one file, which the next removes", () =>
+    Effect.gen(function*() {
+      let disk = yield* killedBehindSync
+      disk.fail({ kind: "sync", path: ".dwal", code: "EIO", landed: "dropped" })
+      yield* Effect.exit(payloadsOn(disk))
+      for (let round = 1; round <= 3; round++) {
+        disk.fail({ kind: "write", path: ".dwal", stop: "half" })
+        yield* Effect.exit(payloadsOn(disk))
+        disk = disk.kill()
+        assert.deepStrictEqual(namesOn(disk), [".00000001.dwal.tmp", ".lock", "00000001.dwal"], `round ${round}`)
+      }
+      assert.deepStrictEqual(yield* payloadsOn(disk), ["one", "two"])
+      assert.deepStrictEqual(namesOn(disk), [".lock", "00000001.dwal"])
+    }))
+
+  it.effect("that copies a torn tail and cannot cut it leaves no copy for each try", () =>
+    Effect.gen(function*() {
+      const disk = yield* killedBehindSync
+      yield* Effect.scoped(Effect.gen(function*() {
+        const file = yield* Disk.openScoped(disk.service, `${directory}/00000001.dwal`, "append")
+        yield* Disk.appendFully(file, noise(5), 0, 5)
+      }))
+      disk.fail({ kind: "truncate", path: ".dwal", code: "EIO", times: 2 })
+      for (const _ of [1, 2]) {
+        const error = yield* Effect.flip(Effect.scoped(Log.make({ directory }))).pipe(onSimulated(disk))
+        assert.deepInclude(error, { operation: "truncate", code: "EIO" })
+        assert.deepStrictEqual(namesOn(disk), [".lock", "00000001.dwal"])
+      }
+      // One that was done all the same, whatever was said of it, has the only copy.
+      disk.fail({ kind: "truncate", path: ".dwal", code: "EIO", landed: "all" })
+      yield* Effect.flip(Effect.scoped(Log.make({ directory }))).pipe(onSimulated(disk))
+      assert.deepStrictEqual(namesOn(disk), [".lock", "00000001-1456.torn", "00000001.dwal"])
+      assert.deepStrictEqual(yield* payloadsOn(disk), ["one", "two"])
     }))
 })
 

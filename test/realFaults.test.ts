@@ -315,6 +315,45 @@ const ownDirectory = Effect.gen(function*() {
   return directory
 })
 
+describe.skipIf(!isRoot)("a file of another user's", () => {
+  it.live("keeps its owner, its group and its rights where this one writes a new one in its place", () =>
+    Effect.gen(function*() {
+      const own = yield* ownDirectory
+      const directory = NodePath.join(own, "store")
+      const lines = NodePath.join(own, "out.jsonl")
+      yield* asNobody(Effect.scoped(Effect.gen(function*() {
+        const kv = yield* Kv.make({ directory })
+        yield* kv.put("key", "value")
+        yield* Export.toFile(kv, lines)
+      })))
+      for (const path of [segment(directory, 1), lines]) {
+        NFS.chownSync(path, nobody, nobody)
+        NFS.chmodSync(path, 0o640)
+      }
+      NFS.writeFileSync(NodePath.join(directory, ".lock"), "1\nunsynced 1 0\nfailed\n")
+      const before = [segment(directory, 1), lines].map((path) => NFS.statSync(path))
+      yield* Effect.scoped(Effect.flatMap(Kv.make({ directory }), (kv) => Export.toFile(kv, lines)))
+      for (const [index, path] of [segment(directory, 1), lines].entries()) {
+        const { gid, ino, mode, uid } = NFS.statSync(path)
+        assert.notStrictEqual(ino, before[index]?.ino)
+        assert.deepStrictEqual([uid, gid, mode & 0o777], [nobody, nobody, 0o640])
+      }
+      // Who may not give it away leaves it to its group.
+      NFS.chownSync(lines, 0, nobody)
+      yield* Effect.acquireUseRelease(
+        Effect.sync(() => {
+          const groups = process.getgroups?.() ?? []
+          process.setgroups?.([nobody])
+          return groups
+        }),
+        () => asNobody(Effect.scoped(Effect.flatMap(Kv.makeReader({ directory }), (kv) => Export.toFile(kv, lines)))),
+        (groups) => Effect.sync(() => process.setgroups?.(groups))
+      )
+      const { gid, uid } = NFS.statSync(lines)
+      assert.deepStrictEqual([uid, gid], [nobody, nobody])
+    }))
+})
+
 describe("files that may not be written", () => {
   it.live("can be read and copied elsewhere; opening for write is told EACCES and which one", () =>
     Effect.gen(function*() {
@@ -348,6 +387,30 @@ describe("files that may not be written", () => {
       assert.deepStrictEqual(tree(closed), before)
       assertNothingOpen(closed)
       for (const path of [closed, directory]) NFS.chmodSync(path, 0o755)
+    }))
+
+  it.live("a link that leads where this process may not go, or nowhere, is no reason of its own", () =>
+    Effect.gen(function*() {
+      const own = yield* ownDirectory
+      const closed = NodePath.join(NodePath.dirname(own), "closed")
+      yield* threeSegments(NodePath.join(closed, "store"))
+      const [link, dangling] = [NodePath.join(own, "link"), NodePath.join(own, "dangling")]
+      NFS.symlinkSync(NodePath.join(closed, "store"), link)
+      NFS.symlinkSync(NodePath.join(own, "nothing"), dangling)
+      NFS.chmodSync(closed, 0o600)
+      yield* asNobody(Effect.gen(function*() {
+        assert.deepStrictEqual(refused(yield* Effect.flip(opening(link))), {
+          operation: "stat",
+          path: link,
+          code: "EACCES"
+        })
+        assert.deepStrictEqual(refused(yield* Effect.flip(opening(dangling))), {
+          operation: "stat",
+          path: dangling,
+          code: "ENOENT"
+        })
+      }))
+      NFS.chmodSync(closed, 0o755)
     }))
 
   it.live("a segment that may not be written is named, the lock is let go of, and nothing is changed", () =>

@@ -1,7 +1,7 @@
 /**
  * Building beside a target: under another name in its directory, made durable there, and then renamed. Under the
  * target's name stands the old one or the whole new one, whatever happens on the way. Only this process's death leaves
- * what it was building.
+ * what it was building: of the files of a store one at most for each name, which the next call removes.
  */
 import * as Effect from "effect/Effect"
 import * as Crypto from "node:crypto"
@@ -15,6 +15,10 @@ export const temporaryPath = (target: string): string => {
   const random = Crypto.randomBytes(9).toString("base64url")
   return NodePath.join(NodePath.dirname(target), `.${name}.${random}.tmp`)
 }
+
+/** The one path at which whoever has the lock of a store builds a file of it: hidden, so that it is no copy of a user's. */
+const ownTemporaryPath = (target: string): string =>
+  NodePath.join(NodePath.dirname(target), `.${NodePath.basename(target)}.tmp`)
 
 /** The path from the root. What is relative leads nowhere once the working directory has been removed. */
 export const absolutePath = (path: string): Effect.Effect<string, IoError> =>
@@ -88,3 +92,20 @@ export const replaceFile = <A, E>(
     )),
     Effect.onError(() => Effect.ignore(disk.remove(building)))
   )
+
+/**
+ * `replaceFile` for a file of a store whose lock is held: what a process that died has left of an earlier try is
+ * removed.
+ */
+export const replaceOwn = <A, E>(
+  disk: Disk.DiskService,
+  target: string,
+  write: (file: Disk.DiskFile) => Effect.Effect<A, E>
+): Effect.Effect<A, E | IoError> => {
+  const building = ownTemporaryPath(target)
+  const removed = Effect.catch(
+    disk.remove(building),
+    (error) => error.code === "ENOENT" ? Effect.void : Effect.fail(error)
+  )
+  return Effect.andThen(removed, replaceFile(disk, target, building, write))
+}

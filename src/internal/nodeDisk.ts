@@ -217,9 +217,21 @@ const keepRights = (from: string, to: string): Effect.Effect<void, IoError> =>
       statOf(to),
       (error) => error.code === "ENOENT" ? Effect.undefined : Effect.fail(error)
     )
-    if (there === undefined || (there.mode & rights) === ((yield* statOf(from)).mode & rights)) return
+    if (there === undefined) return
+    const own = yield* statOf(from)
+    if (there.isFile()) yield* keepOwner(from, own, there)
+    if ((there.mode & rights) === (own.mode & rights)) return
     yield* pooledVoid("set the rights", from, (done) => NFS.chmod(from, Number(there.mode & rights), done))
   })
+
+// Else a service would be shut out of what its administrator has mended. Only the administrator may give a file away;
+// others still leave it to its group.
+const keepOwner = (path: string, own: NFS.BigIntStats, { gid, uid }: NFS.BigIntStats): Effect.Effect<void> => {
+  const give = (to: bigint) =>
+    pooledVoid("set the owner", path, (done) => NFS.chown(path, Number(to), Number(gid), done))
+  if (own.uid === uid && own.gid === gid) return Effect.void
+  return Effect.ignore(Effect.catch(give(uid), () => give(own.uid)))
+}
 
 const syncDirectory = (path: string): Effect.Effect<void, IoError> =>
   Effect.acquireUseRelease(
@@ -302,7 +314,8 @@ const makeOneDirectory: DiskService["makeDirectory"] = (path, like) =>
     ),
     (error) =>
       Effect.matchEffect(statOf(path), {
-        onFailure: () => Effect.fail(error),
+        // Of a link that leads nowhere, or where this process may not go, that something is there says nothing.
+        onFailure: (why) => Effect.fail(error.code === "EEXIST" ? why : error),
         onSuccess: (there) => there.isDirectory() ? Effect.void : Effect.fail(error)
       })
   )

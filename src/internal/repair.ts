@@ -13,7 +13,7 @@ import * as Disk from "../Disk.ts"
 import { type CorruptSegment, type CorruptTail, IoError } from "../Errors.ts"
 import type { Lock, Unsynced } from "../Lock.ts"
 import * as Recovery from "../Recovery.ts"
-import { replaceFile, temporaryPath } from "./beside.ts"
+import { replaceOwn } from "./beside.ts"
 import { count, type Counted, type Jump } from "./counted.ts"
 import { createSegment } from "./createSegment.ts"
 import { type Damage, isZeros } from "./damage.ts"
@@ -185,8 +185,9 @@ const writeOver = (
 
 const writeAnew = (disk: Disk.DiskService, path: string, bytes: number): Effect.Effect<void, IoError> =>
   Effect.acquireUseRelease(
-    disk.open(path, "read"),
-    (source) => replaceFile(disk, path, temporaryPath(path), (target) => copy(source, 0, bytes, target)),
+    // Not through a link, of which a file would be made.
+    disk.open(path, "update"),
+    (source) => replaceOwn(disk, path, (target) => copy(source, 0, bytes, target)),
     (source) => source.close
   )
 
@@ -211,10 +212,13 @@ const cut = (
       disk.open(Recovery.segmentPath(directory, damage.segment), "append"),
       Effect.fnUntraced(function*(segment) {
         const end = damage.offset + damage.bytes
+        const unsave = (copy: string) =>
+          Effect.ignore(Effect.flatMap(segment.size, (size) => size < end ? Effect.void : disk.remove(copy)))
         const saved = (yield* restore(isZeros(segment, damage.offset, end)))
           ? undefined
           : yield* quarantine(disk, directory, damage, (target) => restore(copy(segment, damage.offset, end, target)))
-        yield* segment.truncate(damage.offset)
+        // Else each try would leave one more: a disk that refuses this may go on doing so.
+        yield* Effect.tapError(segment.truncate(damage.offset), () => saved === undefined ? Effect.void : unsave(saved))
         yield* segment.sync
         return saved
       }),
