@@ -5,10 +5,11 @@
  * Reach for it when a store fails with `CorruptTail` or `CorruptSegment`, in the active segment or a closed one, and
  * there is no backup. The store is read without its lock, and not changed.
  *
- * Behind damage it goes on where the damaged frame ends by its own length, if the next record but one starts there;
- * else at the next whole frame, checksum included, whose txid is above that of the last record before the damage. So if
- * a record whose header is damaged held a log itself, such as a copy of a segment, records of that one with higher
- * txids are taken for this one's. What stood in the damaged bytes is gone, and a key whose last put or delete was there
+ * Behind damage it goes on where the damaged frame ends by its own length, if what must come then stands there: the
+ * next record but one, another damaged one whose header has the next txid, or the end of the segment. Else it goes on
+ * at the next whole frame, checksum included, whose txid is above that of the last record that is this log's for
+ * certain. So if a record whose header is damaged held a log itself, such as a copy of a segment, or one right behind
+ * such a record, records of that log with higher txids are taken for this one's. What stood in the damaged bytes is gone, and a key whose last put or delete was there
  * goes back to what it was before.
  *
  * @since 0.1.0
@@ -186,7 +187,10 @@ const behind = (
     const disk = yield* Disk.Disk
     const file = yield* Disk.openScoped(disk, Recovery.segmentPath(segment.directory, segment.id), "read")
     let damaged: Damaged | undefined = first
-    let known = yield* endOf(segment, file, first, last)
+    // Of the record right before a gap, whosever it is; and whether all of them are this log's for certain.
+    const recent: Last = { ...last }
+    let areOwn = true
+    let known = yield* endOf(segment, file, first, recent)
     const skipTo = (end: number): void => {
       if (damaged === undefined) return
       const { offset, reason } = damaged
@@ -214,11 +218,11 @@ const behind = (
     > {
       const start = yield* ownOf(run)
       if (start === undefined) return Stream.empty
-      const isKnown = start === known
+      areOwn &&= start === known
       skipTo(start)
-      const frames = framesFrom(segment, start, behind_chunk_bytes)
-      return Stream.catchTag(isKnown ? noting(last, frames) : frames, "Damage", (next) =>
-        Stream.unwrap(Effect.map(endOf(segment, file, next, last), (end) => {
+      const frames = noting(recent, framesFrom(segment, start, behind_chunk_bytes))
+      return Stream.catchTag(areOwn ? noting(last, frames) : frames, "Damage", (next) =>
+        Stream.unwrap(Effect.map(endOf(segment, file, next, recent), (end) => {
           damaged = next
           known = end
           return Stream.empty
@@ -248,23 +252,32 @@ const headerAt = Effect.fnUntraced(function*(
 })
 
 /**
- * Where a damaged frame ends, if its own length leads to the next record but one: what stands before that is what it
- * holds, such as the frames of another log.
+ * Where a damaged frame ends, if its own length leads to what must come then: the next record but one, or the end of
+ * the segment. What stands before that is what it holds, such as the frames of another log. Damaged ones that follow
+ * it are passed in the same way, as far as their headers have the txids that they must have.
  */
 const endOf = Effect.fnUntraced(function*(
   segment: Segment,
   file: Disk.DiskFile,
   { offset }: Damaged,
-  last: Last
+  before: Last
 ): Effect.fn.Return<number | undefined, IoError> {
-  const header = yield* headerAt(file, offset)
-  if (header === undefined) return undefined
-  const end = offset + header.length
-  const next = yield* framesFrom(segment, end, behind_chunk_bytes).pipe(
-    Stream.runHead,
-    Effect.catchTag("Damage", () => Effect.succeedNone)
-  )
-  return Option.isSome(next) && next.value.txid === last.txid + 2 ? end : undefined
+  let passed: number | undefined
+  let at = offset
+  for (let txid = before.txid + 1;; txid++) {
+    const header = yield* headerAt(file, at)
+    if (header === undefined) return passed
+    const end = at + header.length
+    if (end >= segment.size) return end === segment.size && header.txid === txid ? end : passed
+    const next = yield* framesFrom(segment, end, behind_chunk_bytes).pipe(
+      Stream.runHead,
+      Effect.catchTag("Damage", () => Effect.succeedNone)
+    )
+    if (Option.isSome(next)) return next.value.txid === txid + 1 ? end : passed
+    if ((yield* headerAt(file, end))?.txid !== txid + 1) return passed
+    passed = end
+    at = end
+  }
 })
 
 /** Whole frames, one right behind the other. */

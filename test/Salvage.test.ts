@@ -140,6 +140,36 @@ describe("what is whole in a store", () => {
       }
     }).pipe(Effect.scoped))
 
+  it.effect("is no log that the last record held, or one with damaged neighbours, as long as their headers are sound", () =>
+    Effect.gen(function*() {
+      const held = concat(put(6, "k", "of another"), put(7, "k", "of another"))
+      const holder = flipped(put(4, "backup", held), 26)
+      const start = [1, 2, 3].map((txid) => put(txid, "k", "mine"))
+      const cases: ReadonlyArray<readonly [ReadonlyArray<Uint8Array>, Array<number>]> = [
+        [[], [1, 2, 3]],
+        [[flipped(put(5, "k", "mine"), 26)], [1, 2, 3]],
+        [[flipped(put(5, "k", "mine"), 26), flipped(put(6, "k", held), 26), put(7, "k", "mine")], [1, 2, 3, 7]],
+        // One that is cut off has its header.
+        [[put(5, "k", "mine").subarray(0, -1)], [1, 2, 3]]
+      ]
+      for (const [behind, kept] of cases) {
+        const { records } = yield* salvaged(yield* store({ 1: concat(...start, holder, ...behind) }))
+        assert.deepStrictEqual(records.map(({ txid }) => txid), kept)
+      }
+    }).pipe(Effect.scoped))
+
+  it.effect("is no copy of older records in a damaged one, though a header was damaged before", () =>
+    Effect.gen(function*() {
+      const old = [1, 2, 3, 4].map((txid) => put(txid, `key ${txid}`, "old"))
+      const now = [5, 6, 7, 8].map((txid) => put(txid, `key ${txid - 4}`, "new"))
+      const holder = flipped(put(9, "backup", concat(...old)), 40)
+      const [first = assert.fail(), ...rest] = old
+      const directory = yield* store({ 1: concat(flipped(first, 0), ...rest, ...now, holder, put(10, "z", "last")) })
+      const { gaps, records } = yield* salvaged(directory)
+      assert.deepStrictEqual(records.map(({ txid }) => txid), [2, 3, 4, 5, 6, 7, 8, 10])
+      assert.deepStrictEqual(gaps.map(({ bytes }) => bytes), [first.length, holder.length])
+    }).pipe(Effect.scoped))
+
   it.effect("is there also where a writer cuts the tail and goes on meanwhile, in as many bytes", () =>
     Effect.gen(function*() {
       const size = 1_500

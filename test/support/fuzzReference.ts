@@ -240,8 +240,8 @@ interface Whole {
 }
 
 /**
- * Frames one behind the other. Where they end: on from where the damaged frame ends by its own length, if the next record
- * but one is there; else from the next byte where one starts that may be of this log.
+ * Frames one behind the other. Where they end: on from where the damaged frame ends by its own length, if what must come
+ * then is there; else from the next byte where one starts that may be of this log.
  */
 export const wholeOf = (segments: ReadonlyArray<SegmentBytes>): Whole => {
   const records: Array<ReferenceRecord> = []
@@ -250,24 +250,42 @@ export const wholeOf = (segments: ReadonlyArray<SegmentBytes>): Whole => {
   for (const { bytes, id } of segments) {
     let isSure = true
     let first = txid
+    let before = txid
     for (let at = 0; at < bytes.length;) {
       const there = framesFrom(bytes, at, id)
       records.push(...there.records)
-      if (isSure) txid = there.records.at(-1)?.txid ?? txid
+      before = there.records.at(-1)?.txid ?? before
+      if (isSure) txid = before
       if (at === 0) first = txid
       if (there.end === bytes.length) break
+      const known = knownEnd(bytes, there.end, before)
+      at = known ?? there.end + 1
+      const isGoingOn = frameAt(bytes, at).ok && at === known
+      while (!isGoingOn && at < bytes.length && !(isLater(bytes, at, first) && isLater(bytes, at, txid))) at++
+      isSure &&= isGoingOn
       const damaged = frameAt(bytes, there.end)
-      const known = there.end + (damaged.ok ? 0 : damaged.length)
-      const next = frameAt(bytes, known)
-      isSure = next.ok && next.record.txid === txid + 2
-      at = isSure ? known : there.end + 1
-      while (at < bytes.length && !(isLater(bytes, at, first) && isLater(bytes, at, txid))) at++
       const reason = damaged.ok ? "none" : damaged.reason
       gaps.push({ segment: id, offset: there.end, bytes: at - there.end, reason })
     }
   }
   return { records, gaps }
 }
+
+/** Behind a damaged frame, and behind those that follow it whose headers have the next txids. */
+const knownEnd = (bytes: Uint8Array, at: number, before: number): number | undefined => {
+  const damaged = frameAt(bytes, at)
+  const end = at + (damaged.ok ? 0 : damaged.length)
+  if (end === at || end > bytes.length) return undefined
+  if (end === bytes.length) return txidAt(bytes, at) === before + 1 ? end : undefined
+  const next = frameAt(bytes, end)
+  if (next.ok) return next.record.txid === before + 2 ? end : undefined
+  const hasHeader = next.length > 0 || (next.reason === "Truncated" && bytes.length - end >= 24)
+  if (!hasHeader || txidAt(bytes, end) !== before + 2) return undefined
+  return knownEnd(bytes, end, before + 1) ?? end
+}
+
+const txidAt = (bytes: Uint8Array, at: number): number =>
+  Number(new DataView(bytes.buffer, bytes.byteOffset + at).getBigUint64(8, true))
 
 const isLater = (bytes: Uint8Array, at: number, txid: number): boolean => {
   const frame = bytes[at] === 0x44 ? frameAt(bytes, at) : undefined
