@@ -445,3 +445,44 @@ describe("fibers that interrupt each other", () => {
         })))
   }
 })
+
+describe("a store that closes", () => {
+  it.effect("sees what it takes until the end: no put that succeeded is missed by the next get, no modify is lost", () =>
+    Effect.gen(function*() {
+      for (let seed = 1; seed <= 30; seed++) {
+        const disk = makeDisk({ seed, shuffle: true, directories: [directory] })
+        const pick = seeded(mix(seed, 11))
+        const opening = Kv.make({ directory, checkpoint: seed % 2 === 0 ? "always" : "never" })
+        const counted = yield* Effect.gen(function*() {
+          const scope = yield* Scope.make()
+          const kv = yield* Scope.provide(opening, scope)
+          let counted = 0
+          const counting = Effect.forever(
+            Effect.map(kv.modify("n", (n) => [undefined, `${Number(recordText(n)) + 1}`]), () => {
+              counted++
+            }).pipe(Effect.andThen(Effect.yieldNow))
+          )
+          const putting = Effect.gen(function*() {
+            for (let count = 1;; count++) {
+              yield* kv.put("p", `${count}`)
+              assert.strictEqual(Number(recordText(yield* kv.get("p"))), count, `seed ${seed}`)
+              yield* Effect.yieldNow
+            }
+          })
+          const fibers = yield* Effect.forEach([counting, counting, counting, putting], (work) => Effect.forkChild(work))
+          for (let left = pick(60); left > 0; left--) yield* Effect.yieldNow
+          yield* Scope.close(scope, Exit.void)
+          for (const fiber of fibers) {
+            const error = yield* Effect.flip(Fiber.join(fiber))
+            assert.deepInclude(error, { _tag: "IoError", code: "EBADF" }, `seed ${seed}`)
+          }
+          return counted
+        }).pipe(over(disk), Effect.provideService(References.MaxOpsBeforeYield, 3 + pick(20)))
+        const stored = yield* Effect.scoped(Effect.flatMap(opening, (kv) => kv.get("n"))).pipe(over(disk))
+        assert.strictEqual(Number(recordText(stored)), counted, `seed ${seed}`)
+      }
+    }))
+})
+
+const recordText = (value: Uint8Array | undefined): string =>
+  value === undefined ? "0" : new TextDecoder().decode(value)

@@ -1,7 +1,7 @@
 /** Opening a store: the log, the index of it, and what becomes of both for users and for this library. */
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import type * as Scope from "effect/Scope"
+import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Disk from "../Disk.ts"
 import { type IoError, LimitExceeded } from "../Errors.ts"
@@ -254,9 +254,9 @@ const open = Effect.fnUntraced(function*(
     resume: policy === "never" ? undefined : resume,
     cacheSize
   })
-  // Before the checkpoint, so that the index follows the log until the last one has been written.
   let before = (_: Written): void => {}
-  yield* follow(parts, projection, (first) => before(first))
+  // In a scope that never closes: as long as the log takes writes, also while it closes, its index is what is read.
+  yield* Scope.provide(follow(parts, projection, (first) => before(first)), Scope.makeUnsafe())
   before = yield* keepCheckpoint({ disk, lock, log }, projection, { policy, covered })
   return { kv: makeWrite(log, parts, projection, () => closed("read", log.directory)), log }
 })

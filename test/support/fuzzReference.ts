@@ -261,7 +261,7 @@ export const wholeOf = (segments: ReadonlyArray<SegmentBytes>): Whole => {
       const known = knownEnd(bytes, there.end, before)
       at = known ?? there.end + 1
       const isGoingOn = frameAt(bytes, at).ok && at === known
-      while (!isGoingOn && at < bytes.length && !(isLater(bytes, at, first) && isLater(bytes, at, txid))) at++
+      if (!isGoingOn) { while (at < bytes.length && !(isLater(bytes, at, first) && isLater(bytes, at, txid))) at++ }
       isSure &&= isGoingOn
       const damaged = frameAt(bytes, there.end)
       const reason = damaged.ok ? "none" : damaged.reason
