@@ -238,15 +238,22 @@ export class LimitExceeded extends Schema.TaggedError<LimitExceeded>("effect-dat
 /**
  * No record starts at the position that was asked for, nor do the records end there: it is none that this log gave, or
  * the log has been replaced by another or by an older copy since. Where damage leaves that open, the damage is told.
+ * `txid` is there when one was asked for that is no number.
  *
  * @category errors
  * @since 0.1.0
  */
 export class InvalidPosition extends Schema.TaggedError<InvalidPosition>("effect-datawal/InvalidPosition")(
   "InvalidPosition",
-  { directory: Schema.String, segment: Schema.Number, offset: Schema.Number }
+  {
+    directory: Schema.String,
+    segment: Schema.Number,
+    offset: Schema.Number,
+    txid: Schema.optionalKey(Schema.Number)
+  }
 ) {
   override get message(): string {
+    if (this.txid !== undefined) return `${this.directory} has no record from the txid ${this.txid} on`
     return `${this.directory} has no record that starts at ${place(this.segment, this.offset)}`
   }
 }

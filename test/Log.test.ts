@@ -646,6 +646,19 @@ describe("reading", () => {
       }
     }))
 
+  it.effect("streams and follows from no txid that is no number, as of a spoilt cursor", () =>
+    Effect.gen(function*() {
+      const log = yield* Log.make({ directory: yield* temporaryDirectory })
+      yield* log.append("one")
+      const reader = yield* Reader.make(log)
+      const from = { txid: Number.NaN }
+      for (const stream of [log.streamFrom(from), log.follow(from), reader.streamFrom(from), reader.follow(from)]) {
+        const error = yield* Effect.flip(Stream.runCollect(stream))
+        assert.deepInclude(error, { _tag: "InvalidPosition", txid: Number.NaN })
+        assert.include(error.message, "has no record from the txid NaN on")
+      }
+    }))
+
   it.effect("read refuses a reference that is none of its own, and a wrong txid", () =>
     Effect.gen(function*() {
       const log = yield* Log.make({ directory: yield* temporaryDirectory, segmentSize: 100 })

@@ -469,7 +469,10 @@ describe("a store that closes", () => {
               yield* Effect.yieldNow
             }
           })
-          const fibers = yield* Effect.forEach([counting, counting, counting, putting], (work) => Effect.forkChild(work))
+          const fibers = yield* Effect.forEach(
+            [counting, counting, counting, putting],
+            (work) => Effect.forkChild(work)
+          )
           for (let left = pick(60); left > 0; left--) yield* Effect.yieldNow
           yield* Scope.close(scope, Exit.void)
           for (const fiber of fibers) {

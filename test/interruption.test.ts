@@ -5,14 +5,19 @@
  * an answer for everyone who waits, the lock free, every descriptor closed, and no temporary file.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Deferred, Effect, Exit, Fiber, Layer, References, Scope, Stream } from "effect"
+import { Cause, Deferred, Effect, Exit, Fiber, Layer, Pull, References, Scope, Stream } from "effect"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
+import * as Disk from "../src/Disk.ts"
 import * as Export from "../src/Export.ts"
+import type * as Frame from "../src/Frame.ts"
+import { mix, seeded } from "../src/internal/simulatedRandom.ts"
 import * as Kv from "../src/Kv.ts"
 import * as Lock from "../src/Lock.ts"
 import * as Log from "../src/Log.ts"
 import * as Reader from "../src/Reader.ts"
+import * as Salvage from "../src/Salvage.ts"
+import { makeDisk } from "../src/testing.ts"
 import { type Call, descriptors, FaultyDisk, leftovers, over, text, tree } from "./support/faultyDisk.ts"
 import { temporaryDirectory } from "./support/stores.ts"
 
@@ -747,5 +752,68 @@ describe("a scope that closes while work is in flight", () => {
       assert.strictEqual(disk.openDescriptors, 0)
       const log = yield* Log.make({ directory, policy: "strict" })
       assert.deepStrictEqual(yield* payloads(log), ["q".repeat(large)])
+    }))
+})
+
+// Of Effect's own operators none asks a source again whose answer it has interrupted; a program that times pulls does.
+describe("a pull that is interrupted, and asked for again", () => {
+  const count = 60
+  const key = (at: number): string => `key ${String(at).padStart(3, "0")}`
+
+  /** What all pulls give, most of which are interrupted at some step of theirs. */
+  const pulled = Effect.fnUntraced(function*<A, E>(stream: Stream.Stream<A, E>, pick: (count: number) => number) {
+    const pull = yield* Stream.toPull(stream)
+    const given: Array<A> = []
+    for (;;) {
+      const fiber = yield* Effect.forkChild(pull, { startImmediately: true })
+      if (pick(8) > 0) {
+        for (let left = pick(12); left > 0; left--) yield* Effect.yieldNow
+        yield* Fiber.interrupt(fiber)
+      }
+      const exit = yield* Fiber.await(fiber)
+      if (Exit.isSuccess(exit)) given.push(...exit.value)
+      else if (!Cause.hasInterrupts(exit.cause)) {
+        assert.isTrue(Pull.isDoneCause(exit.cause), Cause.pretty(exit.cause))
+        return given
+      }
+    }
+  })
+
+  it.effect("loses nothing, gives nothing twice and keeps the order, whatever is read", () =>
+    Effect.gen(function*() {
+      for (let seed = 1; seed <= 12; seed++) {
+        const pick = seeded(mix(seed, 3))
+        const disk = makeDisk({ seed, shuffle: true, directories: ["/s"] })
+        const options = {
+          directory: "/s",
+          segmentSize: [2_000, 9_000, 10_000_000][seed % 3],
+          chunkSize: 100 + pick(4_000)
+        }
+        yield* Effect.scoped(Effect.gen(function*() {
+          const { kv, log } = yield* Kv.makeWithLog({ ...options, cacheSize: 0 })
+          const reader = yield* Reader.make(options)
+          yield* kv.putMany(
+            Array.from({ length: count }, (_, at) => [key(at), "v".repeat(pick(4) === 0 ? 3_000 : pick(200))] as const)
+          )
+          const txids = Array.from({ length: count }, (_, at) => at + 1)
+          const records = [log.stream, log.streamFrom({ txid: 1 }), reader.stream, Salvage.records("/s")]
+          const growing = [log.follow({ txid: 1 }), reader.follow({ txid: 1 })].map(Stream.take(count))
+          for (const [at, stream] of [...records, ...growing].entries()) {
+            const given = yield* pulled<Frame.LogRecord, unknown>(stream, pick)
+            assert.deepStrictEqual(given.map(({ txid }) => txid), txids, `seed ${seed}, stream ${at}`)
+          }
+          const keys = txids.map((txid) => key(txid - 1))
+          const entries = yield* pulled(kv.entries({ ordered: true }), pick)
+          assert.deepStrictEqual(entries.map((entry) => text(entry.key)), keys, `seed ${seed}`)
+          const all = yield* pulled(kv.keys({ ordered: true }), pick)
+          assert.deepStrictEqual(all.map((key) => text(key)), keys, `seed ${seed}`)
+          const lines = (yield* pulled(Export.toLines(kv), pick)).join("")
+          assert.deepStrictEqual(
+            lines.match(/"key_b64":"[^"]+"/g)?.map((line) => Buffer.from(line.slice(11, -1), "base64").toString()),
+            keys,
+            `seed ${seed}`
+          )
+        })).pipe(Effect.provideService(Disk.Disk, disk.service))
+      }
     }))
 })

@@ -276,9 +276,13 @@ class Window {
   }
 
   /** The next entry, to be read by itself, and what has come of that if it was tried. */
-  take(): { readonly place: Located; readonly failure: IoError | undefined } {
-    const index = this.#handedOut++
+  peek(): { readonly place: Located; readonly failure: IoError | undefined } {
+    const index = this.#handedOut
     return { place: this.#located(index), failure: this.#failures.get(index) }
+  }
+
+  pass(): void {
+    this.#handedOut++
   }
 
   #lenOf(index: number): number {
@@ -420,11 +424,18 @@ export const gather = (
   let entries: Uint32Array = new Uint32Array(0)
   let used = 0
   let isDone = false
+  // What asks may be interrupted wherever it waits, and ask again: it goes on there.
+  let isFilling = false
+  let reading: ReturnType<Window["read"]> | undefined
+  let read: IteratorResult<number | undefined, void> | undefined
   const fill = Effect.fnUntraced(function*() {
-    const limit = Math.min(most, window.limit * growth)
-    if (window.isFull && limit > window.limit) window = new Window(snapshot.slabs, limit)
-    window.clear()
-    for (;;) {
+    if (!isFilling) {
+      const limit = Math.min(most, window.limit * growth)
+      if (window.isFull && limit > window.limit) window = new Window(snapshot.slabs, limit)
+      window.clear()
+      isFilling = true
+    }
+    while (reading === undefined) {
       used = window.add(entries, used)
       if (window.isFull || isDone) break
       const step = steps.next()
@@ -433,25 +444,30 @@ export const gather = (
       used = isDone ? entries.length : 0
       yield* Effect.yieldNow
     }
-    const reading = window.read(source)
-    for (let read = reading.next(); read.done !== true;) {
+    reading ??= window.read(source)
+    read ??= reading.next()
+    while (read.done !== true) {
       const refusal = read.value === undefined
         ? yield* Effect.as(Effect.yieldNow, undefined)
         : yield* Effect.match(source.files.open(read.value), { onFailure: refusalOf, onSuccess: () => undefined })
       read = reading.next(refusal)
     }
+    reading = read = undefined
+    isFilling = false
   })
   return Effect.gen(function*() {
-    while (window.isPassed) {
-      if (isDone && used === entries.length) return undefined
+    while (isFilling || window.isPassed) {
+      if (!isFilling && isDone && used === entries.length) return undefined
       yield* fill()
     }
     const frames = window.frames()
     if (frames !== undefined) return frames
     const longOnes = window.longOnes(source)
     if (longOnes.length > 0) return longOnes
-    const { failure, place } = window.take()
+    const { failure, place } = window.peek()
     if (failure !== undefined) return yield* failure
-    return [{ key: place.key, value: yield* source.value(place.key, place) }]
+    const value = yield* source.value(place.key, place)
+    window.pass()
+    return [{ key: place.key, value }]
   })
 }

@@ -276,7 +276,8 @@ const streamOf = <A, E>(next: Effect.Effect<ReadonlyArray<A> | undefined, E>): S
     undefined,
     () =>
       Effect.map(
-        Effect.tap(next, Effect.yieldNow),
+        // Before it: what a pull has taken and then waits with is lost when that pull is interrupted.
+        Effect.andThen(Effect.yieldNow, next),
         (step) => [step ?? [], step === undefined ? Option.none() : Option.some<void>(undefined)]
       )
   )

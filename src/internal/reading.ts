@@ -144,7 +144,9 @@ export const locate = Effect.fnUntraced(function*(
   directory: string,
   segments: ReadonlyArray<number>,
   txid: number
-): Effect.fn.Return<Recovery.Position, IoError> {
+): Effect.fn.Return<Recovery.Position, IoError | InvalidPosition> {
+  // As a spoilt cursor gives it: nothing would ever be found.
+  if (Number.isNaN(txid)) return yield* new InvalidPosition({ directory, segment: 0, offset: 0, txid })
   let found = 0
   let from = 0
   let to = segments.length

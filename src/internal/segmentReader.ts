@@ -93,6 +93,18 @@ const readChunk = Effect.fnUntraced(function*(
   return { bytes: bytes.subarray(0, count), view: new DataView(bytes.buffer, 0, count), base, short: count < length }
 })
 
+/**
+ * How many bytes the frames take whose headers are sound and which are wholly in the chunk, how many the last of them
+ * takes, and either what is wrong behind them, or how many bytes the first frame wants when the chunk holds less than
+ * one.
+ */
+interface Walked {
+  readonly length: number
+  readonly last: number
+  readonly wanted: number
+  readonly damaged: Damaged | undefined
+}
+
 /** A chunk on its way: the bytes from `at` to before `end`. */
 interface Ahead {
   readonly at: number
@@ -105,6 +117,8 @@ interface Ahead {
  * next chunk starts, so that it can be on its way while the checksums of this one are verified, and no byte is ever
  * copied. Large records are checked faster than they are read, so while they are of one size the chunk after the next
  * is on its way too, from where it starts if the next one is of that size as well.
+ *
+ * A pull may be interrupted wherever it waits, and another may follow: nothing moves on before the frames are given.
  */
 export class SegmentReader {
   readonly #file: Disk.DiskFile
@@ -117,6 +131,8 @@ export class SegmentReader {
   #ahead: Array<Ahead> = []
   /** How many bytes the last record of the chunk before took. */
   #lastBytes = 0
+  /** What is wrong behind the frames that were given last, and still to be settled. */
+  #damaged: Damaged | undefined
   #damage: Damage | undefined
   #changes = 0
 
@@ -138,6 +154,8 @@ export class SegmentReader {
   readonly pull: Pull.Pull<Frames, IoError | Damage> = Effect.suspend(() =>
     this.#damage !== undefined
       ? Effect.fail(this.#damage)
+      : this.#damaged !== undefined
+      ? Effect.flatMap(this.#judge(this.#damaged), () => this.pull)
       : this.#position >= this.#size
       ? Cause.done()
       : Effect.flatMap(this.#next(), (frames) => frames === undefined ? this.pull : Effect.succeed(frames))
@@ -146,7 +164,8 @@ export class SegmentReader {
   readonly #next = Effect.fnUntraced(function*(
     this: SegmentReader
   ): Effect.fn.Return<Frames | undefined, IoError> {
-    const ahead = this.#ahead.shift()
+    if (this.#ahead[0]?.at !== this.#position) this.#ahead = []
+    const [ahead] = this.#ahead
     let chunk = ahead === undefined
       ? yield* this.#read(this.#position, this.#scan.memory.chunkSize())
       : yield* Fiber.join(ahead.fiber)
@@ -155,15 +174,23 @@ export class SegmentReader {
       chunk = yield* this.#read(this.#position, walked.wanted)
       walked = this.#walk(chunk)
     }
+    return yield* Effect.uninterruptible(this.#give(chunk, walked))
+  })
+
+  readonly #give = Effect.fnUntraced(function*(
+    this: SegmentReader,
+    chunk: Chunk,
+    walked: Walked
+  ): Effect.fn.Return<Frames | undefined> {
+    this.#ahead.shift()
     this.#position += walked.length
     if (walked.damaged === undefined && this.#position < this.#size) yield* this.#readAhead(walked.last)
     const frames = verified(this.#scan.id, chunk.base, chunk.bytes, chunk.view, walked.length)
     if (frames !== undefined) this.#progress.txid = frames.last
     const sound = frames?.length ?? 0
-    const damaged: Damaged | undefined = sound === walked.length
+    this.#damaged = sound === walked.length
       ? walked.damaged
       : { reason: "CrcMismatch", offset: chunk.base + sound, length: Frame.lengthAt(chunk.view, sound) }
-    if (damaged !== undefined) yield* this.#judge(damaged)
     return frames
   })
 
@@ -171,17 +198,7 @@ export class SegmentReader {
     return Effect.suspend(() => readChunk(this.#file, at, this.#scan.memory.bytes(Math.min(length, this.#size - at))))
   }
 
-  /**
-   * How many bytes the frames take whose headers are sound and which are wholly in the chunk, how many the last of them
-   * takes, and either what is wrong behind them, or how many bytes the first frame wants when the chunk holds less than
-   * one.
-   */
-  #walk(chunk: Chunk): {
-    readonly length: number
-    readonly last: number
-    readonly wanted: number
-    readonly damaged: Damaged | undefined
-  } {
+  #walk(chunk: Chunk): Walked {
     const { base, bytes, view } = chunk
     // Somebody cut the file: it ends here now, unless whole frames are known to have been behind.
     if (chunk.short && this.#scan.end === undefined) this.#size = base + bytes.length
@@ -245,12 +262,13 @@ export class SegmentReader {
     if (!closed && damage.verdict !== "Torn" && this.#changes < changes_max) {
       const size = yield* this.#file.size
       if (this.#changes === 0 || size !== this.#size) {
-        this.#changes++
-        this.#size = size
-        this.#position = damaged.offset
         // What it reads into may be wanted again.
         for (const { fiber } of this.#ahead) yield* Fiber.await(fiber)
         this.#ahead = []
+        this.#changes++
+        this.#size = size
+        this.#position = damaged.offset
+        this.#damaged = undefined
         return
       }
     }
