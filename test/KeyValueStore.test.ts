@@ -95,6 +95,20 @@ describe("KeyValueStore", () => {
       }).pipe(Effect.provide(Layer.fresh(opened)))
     }))
 
+  it.effect("gives bytes that are no text as Base64, as the memory of Effect does, also to whoever modifies them", () =>
+    Effect.gen(function*() {
+      const { store } = yield* open
+      const memory = yield* Effect.provide(Store.KeyValueStore, Store.layerMemory)
+      const bytes = Uint8Array.of(0, 42, 255, 128)
+      for (const each of [store, memory]) {
+        yield* each.set("bytes", bytes)
+        assert.strictEqual(yield* each.get("bytes"), "ACr/gA==")
+        assert.deepStrictEqual(yield* each.getUint8Array("bytes"), bytes)
+        assert.strictEqual(yield* each.modify("bytes", (text) => `${text}!`), "ACr/gA==!")
+        assert.strictEqual(yield* each.get("bytes"), "ACr/gA==!")
+      }
+    }))
+
   it.effect("modifies in one step, and removes nothing that is not there", () =>
     Effect.gen(function*() {
       const { kv, store } = yield* open
@@ -160,7 +174,14 @@ describe("KeyValueStore", () => {
         assert.deepInclude(failed.cause, { _tag: "IoError", code: "EIO" })
         assert.include(failed.message, "EIO")
         disk.failNext("appendNow", "ENOSPC")
-        assert.deepInclude((yield* Effect.flip(store.clear)).cause, { _tag: "IoError", code: "ENOSPC" })
+        const cleared = yield* Effect.flip(store.clear)
+        assert.deepInclude(cleared, { method: "clear" })
+        assert.deepInclude(cleared.cause, { _tag: "IoError", code: "ENOSPC" })
+        const prefix = yield* Effect.flip(store.clearPrefix("a"))
+        assert.deepInclude(prefix, { method: "clearPrefix", key: "a" })
+        assert.deepInclude(prefix.cause, { _tag: "WriterPoisoned" })
+        const modified = yield* Effect.flip(store.modifyUint8Array("a", () => new Uint8Array(1)))
+        assert.deepInclude(modified, { method: "modifyUint8Array", key: "a" })
       }))
     }))
 })

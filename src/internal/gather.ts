@@ -435,16 +435,18 @@ export const gather = (
       window.clear()
       isFilling = true
     }
-    while (reading === undefined) {
-      used = window.add(entries, used)
-      if (window.isFull || isDone) break
-      const step = steps.next()
-      isDone = step.done === true
-      if (step.done !== true) entries = step.value
-      used = isDone ? entries.length : 0
-      yield* Effect.yieldNow
+    if (reading === undefined) {
+      for (;;) {
+        used = window.add(entries, used)
+        if (window.isFull || isDone) break
+        const step = steps.next()
+        isDone = step.done === true
+        if (step.done !== true) entries = step.value
+        used = isDone ? entries.length : 0
+        yield* Effect.yieldNow
+      }
+      reading = window.read(source)
     }
-    reading ??= window.read(source)
     read ??= reading.next()
     while (read.done !== true) {
       const refusal = read.value === undefined
@@ -455,9 +457,11 @@ export const gather = (
     reading = read = undefined
     isFilling = false
   })
+  const mustFill = (): boolean => isFilling || window.isPassed
+  const isAtEnd = (): boolean => !isFilling && isDone && used === entries.length
   return Effect.gen(function*() {
-    while (isFilling || window.isPassed) {
-      if (!isFilling && isDone && used === entries.length) return undefined
+    while (mustFill()) {
+      if (isAtEnd()) return undefined
       yield* fill()
     }
     const frames = window.frames()
