@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Arbitrary, Deferred, Effect, Exit, Fiber, Schema, Stream } from "effect"
+import { Arbitrary, Deferred, Effect, Exit, Fiber, References, Schema, Stream } from "effect"
 import { execFileSync } from "node:child_process"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
@@ -10,6 +10,7 @@ import * as Export from "../src/Export.ts"
 import * as Frame from "../src/Frame.ts"
 import { Lines } from "../src/internal/lines.ts"
 import * as Kv from "../src/Kv.ts"
+import { makeDisk } from "../src/testing.ts"
 import { descriptors, FaultyDisk, leftovers, over, text, tree } from "./support/faultyDisk.ts"
 import { copyFixture, expected, expectedLive, temporaryDirectory } from "./support/stores.ts"
 
@@ -641,6 +642,33 @@ describe("import", () => {
         yield* Effect.sleep(5)
       }))
     }), 10_000)
+
+  it.effect("interrupted it waits for nobody, in whatever step another takes the store for as long as it likes", () =>
+    Effect.gen(function*() {
+      const yields = (count: number) => Effect.forEach(Array.from({ length: count }), () => Effect.yieldNow)
+      for (let seed = 1; seed <= 60; seed++) {
+        const disk = makeDisk({ seed, directories: ["/s"] })
+        yield* Effect.scoped(Effect.gen(function*() {
+          const kv = yield* Kv.make({ directory: "/s" })
+          const freed = yield* Deferred.make<void>()
+          const held = (until: Effect.Effect<unknown>) =>
+            kv.modifyEffect("x", () => Effect.as(until, [0, "1"] as const))
+          yield* Effect.forkScoped(held(Deferred.await(freed)), { startImmediately: true })
+          const importing = yield* Effect.forkScoped(Export.fromLines(kv, Stream.make(line("a", "1"))))
+          yield* yields(300)
+          // Comes in between, and keeps the store until the import is over.
+          yield* Effect.forkScoped(Effect.andThen(yields((seed * 7) % 90), held(Fiber.await(importing))))
+          yield* Effect.forkScoped(Fiber.interrupt(importing))
+          yield* Deferred.succeed(freed, undefined)
+          for (let left = 2_000; left > 0 && importing.pollUnsafe() === undefined; left--) yield* Effect.yieldNow
+          assert.isDefined(importing.pollUnsafe(), `seed ${seed}: it waits for the store`)
+        })).pipe(
+          Effect.provideService(Disk.Disk, disk.service),
+          Effect.provideService(References.MaxOpsBeforeYield, 3 + seed % 20),
+          Effect.provideService(References.MinimumLogLevel, "None")
+        )
+      }
+    }))
 
   it.effect("what an observer copies of a record with slice is its own, whatever is imported after it", () =>
     Effect.gen(function*() {

@@ -64,6 +64,21 @@ export class Gate<E = never> {
     )
   }
 
+  /** `hold` for whoever waits for nobody: it is asked for and taken in one step, or else it is `otherwise`. */
+  holdNow<A, E2, R, B, E3, R3>(
+    effect: Effect.Effect<A, E2, R>,
+    otherwise: Effect.Effect<B, E3, R3>
+  ): Effect.Effect<A | B, E | E2 | E3, R | R3> {
+    return Effect.uninterruptibleMask((restore) =>
+      Effect.suspend((): Effect.Effect<A | B, E | E2 | E3, R | R3> => {
+        if (this.#refused !== undefined) return this.#refused
+        if (this.isHeld || this.#waiting.size > 0) return restore(otherwise)
+        this.#held++
+        return Effect.ensuring(restore(effect), this.#leave)
+      })
+    )
+  }
+
   /** Fails all who wait, and all who come. */
   refuse(error: E): void {
     const refused = Effect.fail(error)

@@ -69,9 +69,7 @@ export class Import {
    */
   readonly sync: Effect.Effect<void, WriteError> = Effect.suspend(() => {
     if (!this.#mayWrite) return Effect.void
-    const mustWait = this.#frames.to > 0 && this.#parts.isTurnTaken()
-    const flushed = mustWait ? ofStore(this.#kv.directory, Effect.logWarning(left_out)) : this.flush
-    return Effect.andThen(flushed, this.#kv.sync)
+    return Effect.andThen(this.#flush(ofStore(this.#kv.directory, Effect.logWarning(left_out))), this.#kv.sync)
   })
 
   readonly #add: Effect.Effect<void, InvalidLine | WriteError> = Effect.gen({ self: this }, function*() {
@@ -131,14 +129,17 @@ export class Import {
   }).bind(this)
 
   /** Stores what is decoded. */
-  readonly flush: Effect.Effect<void, WriteError> = Effect.suspend(() => {
+  readonly flush: Effect.Effect<void, WriteError> = Effect.suspend(() => this.#flush())
+
+  #flush(otherwise?: Effect.Effect<void>): Effect.Effect<void, WriteError> {
     const frames = this.#frames
-    return frames.to === 0 ? Effect.void : this.#writing(this.#parts.putFrames(frames, () => {
+    const stored = () => {
       const { length, to } = frames
       frames.clear()
       this.#stored(to, length)
-    }))
-  })
+    }
+    return frames.to === 0 ? Effect.void : this.#writing(this.#parts.putFrames(frames, stored, otherwise))
+  }
 
   #writing(write: Effect.Effect<void, WriteError>): Effect.Effect<void, WriteError> {
     return Effect.onError(write, (cause) =>

@@ -22,12 +22,14 @@ export interface ReadParts {
 export interface KvParts extends ReadParts {
   /**
    * `putMany` of frames, or of one pair. No interruption comes between what is written and `onWritten`; one that comes
-   * before has nothing written.
+   * before has nothing written. With `otherwise` it waits for nobody who has the store alone: it is that then.
    */
-  readonly putFrames: (frames: PutFrames, onWritten: () => void) => Effect.Effect<void, WriteError>
+  readonly putFrames: (
+    frames: PutFrames,
+    onWritten: () => void,
+    otherwise?: Effect.Effect<void>
+  ) => Effect.Effect<void, WriteError>
   readonly putPair: (key: Uint8Array, value: Uint8Array, onWritten: () => void) => Effect.Effect<void, WriteError>
-  /** Whether whoever writes to the store must wait, and for as long as another likes. */
-  readonly isTurnTaken: () => boolean
 }
 
 /** The write and the knowledge of it, as one. */
@@ -57,8 +59,7 @@ export const kvParts = (kv: KvService): Effect.Effect<KvParts> =>
     writable.get(kv) ?? {
       ...publicReadParts(kv, disk),
       putFrames: (frames, onWritten) => Effect.suspend(() => wholly(kv.putMany(pairsOf(frames)), onWritten)),
-      putPair: (key, value, onWritten) => wholly(kv.putMany([[key, value]]), onWritten),
-      isTurnTaken: () => false
+      putPair: (key, value, onWritten) => wholly(kv.putMany([[key, value]]), onWritten)
     })
 
 const publicReadParts = (kv: KvRead, disk: Disk.DiskService): ReadParts => ({

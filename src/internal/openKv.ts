@@ -97,40 +97,46 @@ const noRoomForKey = (projection: Projection, key: Uint8Array): LimitExceeded | 
   projection.hasRoom(1, key.length) || projection.has(key) ? undefined : noRoom(projection, 1, key.length)
 
 // Nobody waits for what will be refused: the turn can be another's for as long as it likes.
-const takeTurns =
-  ({ refusal, turn }: LogParts) =>
-  <A, E, R>(work: () => Effect.Effect<A, E, R>, limit?: LimitExceeded): Effect.Effect<A, E | Log.WriteError, R> => {
-    const refused = refusal() ?? limit
-    if (refused !== undefined) return Effect.fail(refused)
-    return turn.hold(Effect.suspend((): Effect.Effect<A, E | Log.WriteError, R> => {
-      const late = refusal()
-      return late === undefined ? work() : Effect.fail(late)
-    }))
-  }
+const takeTurns = ({ refusal, turn }: LogParts) =>
+<A, E, R>(
+  work: () => Effect.Effect<A, E, R>,
+  limit?: LimitExceeded,
+  otherwise?: Effect.Effect<A>
+): Effect.Effect<A, E | Log.WriteError, R> => {
+  const refused = refusal() ?? limit
+  if (refused !== undefined) return Effect.fail(refused)
+  const late = Effect.suspend((): Effect.Effect<A, E | Log.WriteError, R> => {
+    const late = refusal()
+    return late === undefined ? work() : Effect.fail(late)
+  })
+  return otherwise === undefined ? turn.hold(late) : turn.holdNow(late, otherwise)
+}
 
 /** For an import. */
 const makeParts = (
-  { settled, turn, writeAll, writeFrames }: LogParts,
+  { settled, writeAll, writeFrames }: LogParts,
   projection: Projection,
   inTurn: ReturnType<typeof takeTurns>
-): Pick<KvParts, "putFrames" | "putPair" | "isTurnTaken"> => {
+): Pick<KvParts, "putFrames" | "putPair"> => {
   const put = (
     full: () => LimitExceeded | undefined,
     write: Effect.Effect<unknown, Log.WriteError>,
-    done: () => void
-  ) =>
-    settled(Effect.suspend(() =>
-      inTurn(() => {
-        const limit = full()
-        return limit === undefined ? wholly(write, done) : Effect.fail(limit)
-      })
-    ))
+    done: () => void,
+    otherwise?: Effect.Effect<void>
+  ) => {
+    const stored = (): Effect.Effect<void, Log.WriteError> => {
+      const limit = full()
+      return limit === undefined ? wholly(write, done) : Effect.fail(limit)
+    }
+    return settled(Effect.suspend(() => inTurn(stored, undefined, otherwise)))
+  }
   return {
-    putFrames: (frames, onWritten) =>
-      put(() => noRoom(projection, frames.to - frames.from, keyBytesOf(frames)), writeFrames(frames), onWritten),
+    putFrames: (frames, onWritten, otherwise) => {
+      const full = () => noRoom(projection, frames.to - frames.from, keyBytesOf(frames))
+      return put(full, writeFrames(frames), onWritten, otherwise)
+    },
     putPair: (key, payload, onWritten) =>
-      put(() => noRoomForKey(projection, key), writeAll([{ type: "Put", key, payload }]), onWritten),
-    isTurnTaken: () => turn.isHeld
+      put(() => noRoomForKey(projection, key), writeAll([{ type: "Put", key, payload }]), onWritten)
   }
 }
 
