@@ -410,7 +410,9 @@ export const makeReader = (
 ): Effect.Effect<KvRead, ReaderError, Scope.Scope> => openKvReader(options)
 
 /**
- * A layer of `make`. Bind it to a constant: two calls are two stores, and the second meets the first's lock.
+ * A layer of `make`. Bind it to a constant, and provide that once, to the whole program, or to a `ManagedRuntime` where
+ * it is run in pieces: two calls are two stores, and so are two fibers that provide it side by side, or two runs. The
+ * second meets the first's lock.
  *
  * @category layers
  * @since 0.1.0

@@ -190,12 +190,15 @@ const settle = Effect.fnUntraced(function*(
   isOwn: () => boolean
 ): Effect.fn.Return<boolean, LockHeld | LockUnavailable | IoError> {
   const { file } = lock
-  if (!(yield* file.tryLock)) {
+  // At once: whoever of this process comes while the text is read and written is refused by it, too.
+  const isTaken = Effect.map(file.tryLock, (isOurs) => {
+    if (isOurs) held.add(lock)
+    return isOurs
+  })
+  if (!(yield* isTaken)) {
     const pid = Number.parseInt(yield* file.readText, 10)
     return yield* new LockHeld({ directory, pid: pid > 0 ? pid : undefined, isOwn: isOwn() })
   }
-  // In this very step: whoever of this process comes while the text is read and written is refused by it, too.
-  held.add(lock)
   if (!(yield* file.isCurrent)) return false
   const text = yield* file.readText
   // A hard link of that name to a segment: the pid would be written over its first records.
