@@ -489,3 +489,31 @@ describe("a store that closes", () => {
 
 const recordText = (value: Uint8Array | undefined): string =>
   value === undefined ? "0" : new TextDecoder().decode(value)
+
+describe("a call with very many records", () => {
+  it.effect("lets others have their turn while these are made of what the caller has", () =>
+    Effect.gen(function*() {
+      const count = 20_000
+      const disk = makeDisk({ directories: [directory] })
+      const busy: Disk.DiskService = { ...disk.service, isTurnOver: () => true }
+      yield* Effect.scoped(Effect.gen(function*() {
+        const { kv, log } = yield* Kv.makeWithLog({ directory })
+        const keys = Array.from({ length: count }, (_, at) => `key ${at}`)
+        const calls = {
+          putMany: kv.putMany(keys.map((key) => [key, key] as const)),
+          deleteMany: kv.deleteMany(keys),
+          appendAll: log.appendAll(keys)
+        }
+        for (const [name, call] of Object.entries(calls)) {
+          let turns = 0
+          const others = yield* Effect.forkScoped(
+            Effect.forever(Effect.andThen(Effect.yieldNow, Effect.sync(() => turns++)))
+          )
+          yield* call
+          yield* Fiber.interrupt(others)
+          // The writing itself does for each 1,024.
+          assert.isAbove(turns, 2 * count / 1_024, name)
+        }
+      })).pipe(Effect.provideService(Disk.Disk, busy))
+    }))
+})

@@ -1,4 +1,6 @@
 /** Records as a caller gives them, turned into what the writer takes, and what they may be. */
+import * as Effect from "effect/Effect"
+import type { DiskService } from "../Disk.ts"
 import { LimitExceeded } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
 import type { RecordInput } from "../Log.ts"
@@ -40,9 +42,29 @@ export const toEntry = (record: RecordInput): Entry => {
   return { type, key: key === undefined ? empty : toBytes(key), payload: toBytes(record.payload) }
 }
 
-// An array's own `map` takes half as long as iterating over it.
-export const entriesOf = (records: Iterable<RecordInput>): ReadonlyArray<Entry> =>
-  Array.isArray(records) ? records.map(toEntry) : Array.from(records, toEntry)
+/** Made before the clock is looked at. */
+const step_items = 256
+
+/** What `f` makes of each, in this very step unless they are so many that others should have their turn. */
+export const inTurns = <A, B>(
+  { isTurnOver }: DiskService,
+  items: Iterable<A>,
+  f: (item: A) => B
+): Effect.Effect<Array<B>> =>
+  Effect.suspend(() => {
+    const all: ReadonlyArray<A> = Array.isArray(items) ? items : Array.from(items)
+    const made: Array<B> = []
+    const go = (): Effect.Effect<Array<B>> => {
+      while (made.length < all.length) {
+        const from = made.length
+        const to = Math.min(all.length, from + step_items)
+        for (let index = from; index < to; index++) made.push(f(all[index] as A))
+        if (to < all.length && isTurnOver(to - from)) return Effect.flatMap(Effect.yieldNow, go)
+      }
+      return Effect.succeed(made)
+    }
+    return go()
+  })
 
 /**
  * What can be gone through again, for an effect that may be run again: of an iterator, which is used up by the first

@@ -14,7 +14,7 @@ import { keepCheckpoint, type Written } from "./checkpointing.ts"
 import { closedError } from "./closed.ts"
 import { closeOnFailure } from "./closeOnFailure.ts"
 import { compact } from "./compaction.ts"
-import { recordLimit, repeatable, toEntry } from "./entries.ts"
+import { inTurns, recordLimit, repeatable, toEntry } from "./entries.ts"
 import { follow, projectionOfLog } from "./following.ts"
 import { keyBytesOf } from "./frames.ts"
 import type { Gathered } from "./gather.ts"
@@ -58,7 +58,7 @@ const makeRead = (
     get,
     getMany: (keys) => {
       const all = repeatable(keys)
-      return whileOpen(() => valuesOf(source, projection, Array.from(all, toBytes)))
+      return whileOpen(() => valuesOf(source, projection, Array.from(all)))
     },
     has: (key) => Effect.sync(() => projection.has(toBytes(key))),
     refOf: (key) => Effect.sync(() => projection.placeOf(toBytes(key))),
@@ -188,26 +188,15 @@ const makeWrite = (
       })),
     putMany: (entries) => {
       const all = repeatable(entries)
-      return settled(Effect.suspend(() => {
-        let bytes = 0
-        const records = Array.from(all, ([key, payload]): Log.RecordInput => {
-          const record = { type: "Put", key: toBytes(key), payload } as const
-          bytes += record.key.length
-          return record
-        })
-        return inTurn(() => {
-          const full = noRoom(projection, records.length, bytes)
+      return settled(Effect.flatMap(inTurns(disk, all, putOf), (records) =>
+        inTurn(() => {
+          const full = noRoom(projection, records.length, records.reduce((bytes, { key }) => bytes + key.length, 0))
           return full === undefined ? writeAll(records) : Effect.fail(full)
-        })
-      }))
+        })))
     },
     deleteMany: (keys) => {
       const all = repeatable(keys)
-      return settled(
-        Effect.suspend(() =>
-          inTurn(() => writeAll(Array.from(all, (key): Log.RecordInput => ({ type: "Delete", key }))))
-        )
-      )
+      return settled(Effect.flatMap(inTurns(disk, all, deleteOf), (records) => inTurn(() => writeAll(records))))
     },
     delete: (key) => settled(Effect.suspend(() => write({ type: "Delete", key }))),
     modify: (key, f) => modifyEffect(key, (current) => Effect.sync(() => f(current))),
@@ -216,6 +205,9 @@ const makeWrite = (
   }
   return registerKv(kv, { ...parts, ...makeParts(logParts, projection, inTurn) })
 }
+
+const putOf = ([key, payload]: readonly [Bytes, Bytes]) => ({ type: "Put", key: toBytes(key), payload }) as const
+const deleteOf = (key: Bytes) => ({ type: "Delete", key: toBytes(key) }) as const
 
 /** What is none would end the fiber without its finalizers, and the turn would be held for ever. */
 const anEffect = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> => {

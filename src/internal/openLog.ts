@@ -16,7 +16,7 @@ import { closedError } from "./closed.ts"
 import { closeOnFailure } from "./closeOnFailure.ts"
 import { warnOfJump } from "./counted.ts"
 import { type Damage, isDamage } from "./damage.ts"
-import { entriesOf, repeatable, toEntry } from "./entries.ts"
+import { inTurns, repeatable, toEntry } from "./entries.ts"
 import { type Frames, recordsOf } from "./frames.ts"
 import { Gate } from "./gate.ts"
 import { atHome, withinHome } from "./home.ts"
@@ -149,7 +149,7 @@ const makeParts = (disk: Disk.DiskService, files: SegmentFiles, writer: Writer, 
   write: (record) => Effect.suspend(() => writer.append(toEntry(record))),
   writeAll: (records) => {
     const all = repeatable(records)
-    return Effect.suspend(() => writer.appendAll(entriesOf(all)))
+    return Effect.flatMap(inTurns(disk, all, toEntry), writer.appendAll)
   },
   writeFrames: writer.appendFrames,
   settled: settles ? (write) => Effect.flatMap(write, (value) => Effect.as(writer.sync, value)) : (write) => write,

@@ -9,7 +9,7 @@ import * as Stream from "effect/Stream"
 import type * as Disk from "../Disk.ts"
 import { CorruptSegment, type InvalidPosition, type IoError } from "../Errors.ts"
 import * as Frame from "../Frame.ts"
-import { ownBytes, sharedBytes } from "./bytes.ts"
+import { type Bytes, ownBytes, sharedBytes, toBytes } from "./bytes.ts"
 import type { Checkpoint } from "./checkpoint.ts"
 import type { Frames, PutFrames } from "./frames.ts"
 import { gather, type Gathered, type KeyValue } from "./gather.ts"
@@ -118,13 +118,13 @@ export class Projection {
     return this.#placeAt(this.#keydir.find(key))
   }
 
-  /** `placeOf` for each of the keys from `from` to before `to`. */
-  placesOf(keys: ReadonlyArray<Uint8Array>, from: number, to: number): Array<Place | undefined> {
+  /** `placeOf` for each of the keys. */
+  placesOf(keys: ReadonlyArray<Uint8Array>): Array<Place | undefined> {
     const places: Array<Place | undefined> = []
-    for (let at = from; at < to;) {
+    for (let at = 0; at < keys.length;) {
       let end = at
       let words = 0
-      for (; end < to && end - at < batch_keys; end++) {
+      for (; end < keys.length && end - at < batch_keys; end++) {
         const key = keys[end] as Uint8Array
         if (words + keyWords(key.length) > packed_words) break
         hashes[end - at] = this.#keydir.pack(key, 0, key.length, words)
@@ -233,34 +233,51 @@ const noValue = Effect.succeed(undefined)
 export const valuesOf = Effect.fnUntraced(function*(
   source: Source,
   projection: Projection,
-  given: ReadonlyArray<Uint8Array>
+  given: ReadonlyArray<Bytes>
 ): Effect.fn.Return<Array<Uint8Array<ArrayBuffer> | undefined>, IoError | CorruptSegment> {
-  let keys = given
+  let all = given
+  const values: Array<Uint8Array<ArrayBuffer> | undefined> = []
   // Before others run, who may use that memory again.
   const own = (): void => {
-    if (keys === given) keys = given.map(ownBytes)
+    if (all === given) all = ownKeys(given)
   }
-  const values: Array<Uint8Array<ArrayBuffer> | undefined> = []
-  for (let from = 0; from < keys.length; from += step_keys_max) {
+  for (let from = 0; from < all.length; from += step_keys_max) {
     if (source.disk.isTurnOver(from === 0 ? 0 : step_keys_max)) {
       own()
       yield* Effect.yieldNow
     }
-    for (const place of projection.placesOf(keys, from, Math.min(keys.length, from + step_keys_max))) {
-      const key = keys[values.length] as Uint8Array
+    let keys: ReadonlyArray<Uint8Array> = all.slice(from, from + step_keys_max).map(toBytes)
+    const places = projection.placesOf(keys)
+    for (let index = 0; index < places.length; index++) {
+      const place = places[index]
       if (place === undefined) values.push(undefined)
       else {
-        const value = source.files.valueNow(key, place)
+        const value = source.files.valueNow(keys[index] as Uint8Array, place)
         if (value instanceof Uint8Array) values.push(value)
         else {
+          if (all === given) keys = keys.map(ownBytes)
           own()
-          values.push(yield* readOr(source, key, place, value))
+          values.push(yield* readOr(source, keys[index] as Uint8Array, place, value))
         }
       }
     }
   }
   return values
 })
+
+/** The same keys, none in the caller's memory. Memory of its own for each of a million would take a second. */
+const ownKeys = (keys: ReadonlyArray<Bytes>): ReadonlyArray<Bytes> => {
+  let bytes = 0
+  for (const key of keys) if (typeof key !== "string") bytes += toBytes(key).length
+  const copied = new Uint8Array(bytes)
+  let at = 0
+  return keys.map((key) => {
+    if (typeof key === "string") return key
+    copied.set(key, at)
+    at += key.length
+    return copied.subarray(at - key.length, at)
+  })
+}
 
 const mismatch = (source: Source, place: Place): CorruptSegment =>
   new CorruptSegment({

@@ -33,7 +33,8 @@ const cutting = [
     name: "append-behind-torn-tail",
     claim: "A torn tail is cut off before anything is appended.",
     file: "src/internal/repair.ts",
-    find: "yield* segment.truncate(damage.offset)",
+    find:
+      "yield* Effect.tapError(segment.truncate(damage.offset), () => saved === undefined ? Effect.void : unsave(saved))",
     replace: "",
     test: crashPoints,
     caughtBy: "cutting a record that ends too early| (|adversarial|)"
@@ -571,8 +572,8 @@ const targets = [
     name: "import-not-synced",
     claim: "What an import has stored before a bad line is synced.",
     file: "src/internal/importing.ts",
-    find: "Effect.andThen(flushed, this.#kv.sync)",
-    replace: "flushed",
+    find: "Effect.andThen(this.#flush(ofStore(this.#kv.directory, Effect.logWarning(left_out))), this.#kv.sync)",
+    replace: "this.#flush(ofStore(this.#kv.directory, Effect.logWarning(left_out)))",
     test: "test/Export.test.ts",
     caughtBy: "what is before a bad line is synced"
   },
@@ -755,8 +756,8 @@ const salvaging = [
     name: "salvage-of-what-a-damaged-record-holds",
     claim: "What a damaged record holds is not taken for this log's where its own length leads to the next record.",
     file: "src/Salvage.ts",
-    find: "next.value.txid === last.txid + 2 ? end : undefined",
-    replace: "next.value.txid < 0 ? end : undefined",
+    find: "next.value.txid === txid + 1 ? end : passed",
+    replace: "next.value.txid < 0 ? end : passed",
     test: salvage,
     caughtBy: "is no log that a damaged record held, however many records before it are damaged too"
   },
@@ -959,8 +960,8 @@ const sharing = [
     name: "no-lock",
     claim: "A directory has one writer.",
     file: "src/Lock.ts",
-    find: "if (!(yield* file.tryLock)) {",
-    replace: "if (!(yield* file.tryLock) && directory === \"\") {",
+    find: "if (!(yield* isTaken)) {",
+    replace: "if (!(yield* isTaken) && directory === \"\") {",
     test: "test/Lock.test.ts",
     caughtBy: "the second writer of this process gets LockHeld at once, with the directory and the pid"
   },
