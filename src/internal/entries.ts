@@ -53,13 +53,13 @@ export const inTurns = <A, B>(
 ): Effect.Effect<Array<B>> =>
   Effect.suspend(() => {
     const all: ReadonlyArray<A> = Array.isArray(items) ? items : Array.from(items)
-    const made: Array<B> = []
+    const made = new Array<B>(all.length)
+    let at = 0
     const go = (): Effect.Effect<Array<B>> => {
-      while (made.length < all.length) {
-        const from = made.length
-        const to = Math.min(all.length, from + step_items)
-        for (let index = from; index < to; index++) made.push(f(all[index] as A))
-        if (to < all.length && isTurnOver(to - from)) return Effect.flatMap(Effect.yieldNow, go)
+      while (at < all.length) {
+        const to = Math.min(all.length, at + step_items)
+        for (; at < to; at++) made[at] = f(all[at] as A)
+        if (at < all.length && isTurnOver(step_items)) return Effect.flatMap(Effect.yieldNow, go)
       }
       return Effect.succeed(made)
     }
