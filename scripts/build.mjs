@@ -3,7 +3,7 @@
 import { spawnSync } from "node:child_process"
 import { createHash } from "node:crypto"
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs"
-import { dirname, join } from "node:path"
+import { dirname, join, relative } from "node:path"
 import { fileURLToPath } from "node:url"
 import { rolldown } from "rolldown"
 
@@ -25,7 +25,9 @@ for (
   hash.update(readFileSync(join(root, name)))
 }
 for (const entry of readdirSync(join(root, "src"), { recursive: true, withFileTypes: true })) {
-  if (entry.isFile()) hash.update(entry.name).update(readFileSync(join(entry.parentPath ?? entry.path, entry.name)))
+  if (!entry.isFile()) continue
+  const path = join(entry.parentPath ?? entry.path, entry.name)
+  hash.update(relative(root, path)).update(readFileSync(path))
 }
 const sources = hash.digest("hex")
 

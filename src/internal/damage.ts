@@ -109,9 +109,11 @@ export const isZeros = Effect.fnUntraced(function*(
   end: number
 ): Effect.fn.Return<boolean, IoError> {
   const bytes = new Uint8Array(Math.min(chunk_bytes, end - start))
+  // A tail can have gigabytes of them: a byte at a time they would take as long as many reads of it.
+  const zeros = new Uint8Array(bytes.length)
   for (let at = start; at < end; at += bytes.length) {
     const count = yield* Disk.readFully(file, bytes, 0, Math.min(bytes.length, end - at), at)
-    if (!areZeros(bytes, 0, count)) return false
+    if (Buffer.compare(bytes.subarray(0, count), zeros.subarray(0, count)) !== 0) return false
   }
   return true
 })

@@ -68,7 +68,7 @@ export const openReader = Effect.fnUntraced(function*(
       Stream.suspend(() =>
         isClosed ? Stream.fail(closedError("read", directory)) : tailOfReader(watched, from, options?.every)
       ),
-    read: (ref) => orInvalid(directory, ref)(readRef(home, directory, files, ref, chunkSize)),
+    read: (ref) => Effect.suspend(() => orInvalid(directory, ref)(readRef(home, directory, files, ref, chunkSize))),
     segments: onDisk(
       Effect.flatMap(ids, (ids) =>
         Effect.forEach(

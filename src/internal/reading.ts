@@ -89,7 +89,7 @@ export const isBoundary = (
 export const invalidPosition = (directory: string, place: Recovery.Position): InvalidPosition =>
   new InvalidPosition({ directory, segment: place.segment, offset: place.offset })
 
-// Whatever a caller made up, nothing is allocated for it.
+// Whatever a caller made up, no more is allocated for it than the longest frame takes.
 const isPlace = ({ len, offset, segment }: Place): boolean =>
   Number.isSafeInteger(offset) && offset >= 0 && Number.isSafeInteger(segment) && segment > 0 &&
   Number.isSafeInteger(len) && len >= Frame.overhead_bytes && len <= Frame.frame_bytes_max
