@@ -643,6 +643,19 @@ describe("import", () => {
       }))
     }), 10_000)
 
+  it.effect("of thousands of short lines numbers the records without a gap, also over segments", () =>
+    Effect.gen(function*() {
+      for (const segmentSize of [5_000, 10_000_000]) {
+        const { kv, log } = yield* Effect.flatMap(
+          temporaryDirectory,
+          (directory) => Kv.makeWithLog({ directory, segmentSize })
+        )
+        yield* Export.fromLines(kv, input(Array.from({ length: 3_000 }, (_, at) => line(`${at}`, "")).join("")))
+        const records = yield* Stream.runCollect(log.stream)
+        assert.deepStrictEqual(records.map(({ txid }) => txid), Array.from({ length: 3_000 }, (_, at) => at + 1))
+      }
+    }))
+
   it.effect("interrupted it waits for nobody, in whatever step another takes the store for as long as it likes", () =>
     Effect.gen(function*() {
       const yields = (count: number) => Effect.forEach(Array.from({ length: count }), () => Effect.yieldNow)

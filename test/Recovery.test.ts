@@ -216,6 +216,17 @@ const cases: ReadonlyArray<Case> = [
     ]
   }),
 
+  {
+    // All of the opening is there, so what stands behind the zeros was written.
+    name: "active: a whole opening, zeros to the next sector, and a wrong length behind them",
+    segments: {
+      1: concat(raw(1, noise(468)), utf8("DWAL\u0001\0"), zeros(10), Uint8Array.of(255, 255, 255, 255), noise(60))
+    },
+    verdict: "CorruptSegment",
+    reason: "KeyTooLarge",
+    offset: 496
+  },
+
   // -- Truncated
   { name: "active: a frame cut short", ...active(raw(3, "three").subarray(0, 30), "Torn", "Truncated") },
   { name: "active: a header cut short", ...active(raw(3, "three").subarray(0, 23), "Torn", "Truncated") },
@@ -279,6 +290,20 @@ const cases: ReadonlyArray<Case> = [
   {
     name: "active: a damaged length that falls short, before valid frames",
     ...active(concat(withByte(raw(3, noise(40)), 20, () => 3), later), "CorruptTail", "CrcMismatch", 3)
+  },
+
+  {
+    // 64 KiB are looked through at once: no part of a sector is taken for a whole one.
+    name: "active: a bad checksum, and zeros that end a sector's first half 64 KiB behind the frame's start",
+    ...active(concat(zeroed(raw(3, noise(100_000)), 65_474, 65_536), later), "CorruptTail", "CrcMismatch", 3)
+  },
+  {
+    name: "active: a frame of many sectors, of which the last, which ends with the file, was never written",
+    ...active(
+      zeroed(raw(3, concat(noise(50_000), raw(70, "newer"), noise(49_967))), 99_778, 100_028),
+      "Torn",
+      "CrcMismatch"
+    )
   },
 
   // -- a log inside a record
@@ -766,6 +791,17 @@ describe("what is not a segment", () => {
       assert.strictEqual(report.torn_file, NodePath.join(directory, "00000001-62-3.torn"))
       assert.deepStrictEqual(readName(directory, tornName(1, 62)), utf8("mine"))
       assert.deepStrictEqual(readName(directory, "00000001-62-3.torn"), noise(5))
+    }))
+})
+
+describe("txids that go down", () => {
+  it.effect("are read, and none that was ever there is given again", () =>
+    Effect.gen(function*() {
+      const directory = yield* store({ 1: concat(raw(9, "nine"), raw(3, "three")) })
+      const { report } = yield* openWith(directory)
+      assert.strictEqual(report.last_txid_seen, 9)
+      const ref = yield* Effect.scoped(Effect.flatMap(Log.make({ directory }), (log) => log.append("next")))
+      assert.strictEqual(ref.txid, 10)
     }))
 })
 

@@ -225,6 +225,29 @@ describe("an opening behind an unclean end", () => {
       for (const survivor of disk.survivors(20)) assert.deepStrictEqual(yield* payloadsOn(survivor), ["one", "two"])
     }))
 
+  it.effect("writes over what every segment has behind the place that the last writer has noted", () =>
+    Effect.gen(function*() {
+      const first = makeDisk({ directories: [directory] })
+      yield* Effect.scoped(Effect.gen(function*() {
+        const log = yield* Log.make({ directory, segmentSize: 1_000 })
+        yield* log.appendAll(["one", "two", "three"].map((text) => text.padEnd(700, ".")))
+      })).pipe(onSimulated(first))
+      yield* Effect.gen(function*() {
+        const lock = yield* first.service.openLock(`${directory}/.lock`)
+        yield* lock.writeText("1\nunsynced 2 100\n")
+        yield* lock.close
+      })
+      const before = first.operations.length
+      assert.deepStrictEqual(yield* payloadsOn(first), ["one", "two", "three"])
+      const written = first.operations.slice(before).filter(({ kind, path }) =>
+        kind === "write" && path.endsWith(".dwal")
+      )
+      assert.deepStrictEqual(
+        written.map(({ outcome, path }) => [path, outcome]),
+        [["/s/00000002.dwal", "628"], ["/s/00000003.dwal", "728"]]
+      )
+    }))
+
   it.effect("whose own fsync fails leaves word of that for the next one", () =>
     Effect.gen(function*() {
       const disk = yield* killedBehindSync

@@ -152,6 +152,29 @@ describe("many values at once", () => {
       }
     }))
 
+  it.live("of no window comes what the one before it had in its place", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const count = 20_000
+      const kv = yield* Kv.make({ directory, checkpoint: "never" })
+      for (let from = 0; from < count; from += 500) {
+        yield* kv.putMany(
+          Array.from(
+            { length: 500 },
+            (_, at) => [String(from + at).padStart(6, "0"), valueOf(from + at, 2_000)] as const
+          )
+        )
+      }
+      // Two windows of 16 MiB and a part of a third: one in the second.
+      const place = yield* Effect.map(kv.refOf("012000"), (place) => place ?? assert.fail())
+      const path = NodePath.join(directory, segmentName(1))
+      const file = NFS.openSync(path, "r+")
+      NFS.writeSync(file, "x", place.offset + 1_000)
+      NFS.closeSync(file)
+      const error = yield* Effect.flip(kv.compactTo(NodePath.join(directory, "..", "compacted")))
+      assert.deepInclude(error, { _tag: "CorruptSegment", segment: 1, offset: place.offset })
+    }))
+
   it.effect("of whole records that have changed places none is given out", () =>
     Effect.gen(function*() {
       const directory = yield* temporaryDirectory

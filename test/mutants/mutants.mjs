@@ -1191,6 +1191,171 @@ const asking = [
   }
 ]
 
+const others = [
+  {
+    name: "torn-copy-for-each-try",
+    claim: "A tail that cannot be cut is not copied once more by each try.",
+    file: "src/internal/repair.ts",
+    find: "size < end ? Effect.void : disk.remove(copy)",
+    replace: "size < end ? Effect.void : Effect.void",
+    test: fsync,
+    caughtBy: "that copies a torn tail and cannot cut it leaves no copy for each try"
+  },
+  {
+    name: "unfinished-segment-left",
+    claim: "What a killed process has left of a segment written anew is removed by the next.",
+    file: "src/internal/beside.ts",
+    find: "`.${NodePath.basename(target)}.tmp`",
+    replace: "`.${NodePath.basename(target)}.${Crypto.randomBytes(9).toString(\"base64url\")}.tmp`",
+    test: fsync,
+    caughtBy: "that is killed again and again while it writes a segment anew leaves one file, which the next removes"
+  },
+  {
+    name: "durability-of-one-segment",
+    claim: "Whatever an unclean end left open in any segment is written again.",
+    file: "src/internal/repair.ts",
+    find: "id >= from.segment",
+    replace: "id === from.segment",
+    test: fsync,
+    caughtBy: "writes over what every segment has behind the place that the last writer has noted"
+  },
+  {
+    name: "owner-lost",
+    claim: "A segment that is written anew keeps its owner.",
+    file: "src/internal/nodeDisk.ts",
+    find: "if (there.isFile()) yield* keepOwner(from, own, there)",
+    replace: "",
+    test: "test/realFaults.test.ts",
+    caughtBy: "keeps its owner, its group and its rights where this one writes a new one in its place"
+  },
+  {
+    name: "index-parts-at-close",
+    claim: "A store that closes sees what it takes until the end.",
+    file: "src/internal/openKv.ts",
+    find: "yield* Scope.provide(follow(parts, projection, (first) => before(first)), Scope.makeUnsafe())",
+    replace: "yield* follow(parts, projection, (first) => before(first))",
+    test: "test/concurrency.test.ts",
+    caughtBy: "sees what it takes until the end: no put that succeeded is missed by the next get, no modify is lost"
+  },
+  {
+    name: "read-ahead-taken-too-early",
+    claim: "A pull that is interrupted takes nothing along.",
+    file: "src/internal/segmentReader.ts",
+    find: "if (this.#ahead[0]?.at !== this.#position) this.#ahead = []\n    const [ahead] = this.#ahead",
+    replace: "const ahead = this.#ahead.shift()",
+    test: "test/interruption.test.ts",
+    caughtBy: "loses nothing, gives nothing twice and keeps the order, whatever is read"
+  },
+  {
+    name: "long-value-passed-too-early",
+    claim: "A pull that is interrupted while it reads a value has not given it.",
+    file: "src/internal/gather.ts",
+    find: "    const value = yield* source.value(place.key, place)\n    window.pass()\n",
+    replace: "    window.pass()\n    const value = yield* source.value(place.key, place)\n",
+    test: "test/interruption.test.ts",
+    caughtBy: "loses nothing, gives nothing twice and keeps the order, whatever is read"
+  },
+  {
+    name: "txids-skip-between-pieces",
+    claim: "An import numbers its records without a gap.",
+    file: "src/internal/writer.ts",
+    find: "this.#txid + 1 + index - first",
+    replace: "this.#txid + 1 + index - from",
+    test: "test/Export.test.ts",
+    caughtBy: "of thousands of short lines numbers the records without a gap, also over segments"
+  },
+  {
+    name: "stale-window",
+    claim: "No value of one window is given out for one of the next.",
+    file: "src/internal/gather.ts",
+    find: "    this.#isSound.fill(0, 0, this.#count)\n",
+    replace: "",
+    test: gather,
+    caughtBy: "of no window comes what the one before it had in its place"
+  },
+  {
+    name: "highest-txid-is-the-last",
+    claim: "A txid that was ever there is not given again.",
+    file: "src/internal/frames.ts",
+    find: "if (last > highest) highest = last",
+    replace: "highest = last",
+    test: recovery,
+    caughtBy: "are read, and none that was ever there is given again"
+  },
+  {
+    name: "whole-opening-is-none",
+    claim: "Behind a whole opening of a frame, what is wrong was written.",
+    file: "src/internal/damage.ts",
+    find: "if (written >= Frame.opening.length) return \"written\"",
+    replace: "if (written > Frame.opening.length) return \"written\"",
+    test: recovery,
+    caughtBy: "active: a whole opening, zeros to the next sector, and a wrong length behind them"
+  },
+  {
+    name: "half-a-sector-unwritten",
+    claim: "A sector counts as never written only as a whole.",
+    file: "src/internal/damage.ts",
+    find: "Math.floor(at / sector_bytes) * sector_bytes + chunk_bytes",
+    replace: "at + chunk_bytes",
+    test: recovery,
+    caughtBy: "active: a bad checksum, and zeros that end a sector's first half 64 KiB behind the frame's start"
+  },
+  {
+    name: "sector-behind-the-file",
+    claim: "Of the last sector only what is in the file counts.",
+    file: "src/internal/damage.ts",
+    find: "Math.min(nextSector(sector), at + count) - at)",
+    replace: "nextSector(sector) - at)",
+    test: recovery,
+    caughtBy: "active: a frame of many sectors, of which the last, which ends with the file, was never written"
+  },
+  {
+    name: "salvage-of-the-last-record",
+    claim: "What the last record of a segment holds is not taken for this log's.",
+    file: "src/Salvage.ts",
+    find: "end === segment.size && header.txid === txid ? end : passed",
+    replace: "end === segment.size && header.txid < 0 ? end : passed",
+    test: salvage,
+    caughtBy: "is no log that the last record held, or one with damaged neighbours, as long as their headers are sound"
+  },
+  {
+    name: "salvage-of-stale-copies",
+    claim: "A copy of older records in a damaged one is not taken for this log's, whatever was damaged before.",
+    file: "src/Salvage.ts",
+    find: "const frames = noting(recent, framesFrom(segment, start, behind_chunk_bytes))",
+    replace: "const frames = framesFrom(segment, start, behind_chunk_bytes)",
+    test: salvage,
+    caughtBy: "is no copy of older records in a damaged one, though a header was damaged before"
+  },
+  {
+    name: "binary-as-broken-text",
+    claim: "Bytes that are no text are given as Base64 by a KeyValueStore.",
+    file: "src/KeyValueStore.ts",
+    find: "new TextDecoder(\"utf-8\", { ignoreBOM: true, fatal: true })",
+    replace: "new TextDecoder(\"utf-8\", { ignoreBOM: true })",
+    test: "test/KeyValueStore.test.ts",
+    caughtBy: "gives bytes that are no text as Base64, as the memory of Effect does, also to whoever modifies them"
+  },
+  {
+    name: "change-time-not-looked-at",
+    claim: "A closed segment that was written over is noticed though its time was set back.",
+    file: "src/internal/nodeDisk.ts",
+    find: "${mtimeNs} ${ctimeNs}`",
+    replace: "${mtimeNs} ${ctimeNs - ctimeNs}`",
+    test: checkpoint,
+    caughtBy: "is lost when a closed segment is written over, replaced, swapped, or cut"
+  },
+  {
+    name: "many-records-in-one-step",
+    claim: "Others have their turn while the records of one call are made.",
+    file: "src/internal/entries.ts",
+    find: "if (at < all.length && isTurnOver(step_items))",
+    replace: "if (at > all.length && isTurnOver(step_items))",
+    test: "test/concurrency.test.ts",
+    caughtBy: "lets others have their turn while these are made of what the caller has"
+  }
+]
+
 export const mutants = [
   ...cutting,
   ...verdicts,
@@ -1202,5 +1367,6 @@ export const mutants = [
   ...salvaging,
   ...checkpoints,
   ...sharing,
-  ...asking
+  ...asking,
+  ...others
 ]
