@@ -793,9 +793,11 @@ describe("a pull that is interrupted, and asked for again", () => {
           const { kv, log } = yield* Kv.makeWithLog({ ...options, cacheSize: 0 })
           const reader = yield* Reader.make(options)
           yield* kv.putMany(
-            Array.from({ length: count }, (_, at) => [key(at), "v".repeat(pick(4) === 0 ? 3_000 : pick(200))] as const)
+            Array.from({ length: count }, (_, at) =>
+              [key(at), "v".repeat(at === 20 ? large : pick(4) === 0 ? 3_000 : pick(200))] as const)
           )
-          const txids = Array.from({ length: count }, (_, at) => at + 1)
+          const txids = Array.from({ length: count }, (_, at) =>
+            at + 1)
           const records = [log.stream, log.streamFrom({ txid: 1 }), reader.stream, Salvage.records("/s")]
           const growing = [log.follow({ txid: 1 }), reader.follow({ txid: 1 })].map(Stream.take(count))
           for (const [at, stream] of [...records, ...growing].entries()) {

@@ -16,7 +16,7 @@ export const temporaryPath = (target: string): string => {
   return NodePath.join(NodePath.dirname(target), `.${name}.${random}.tmp`)
 }
 
-/** The one path at which whoever has the lock of a store builds a file of it: hidden, so that it is no copy of a user's. */
+/** Where whoever has the lock of a store builds a file of it: hidden, so that it is no copy of a user's. */
 const ownTemporaryPath = (target: string): string =>
   NodePath.join(NodePath.dirname(target), `.${NodePath.basename(target)}.tmp`)
 

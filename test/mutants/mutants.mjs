@@ -1220,15 +1220,6 @@ const others = [
     caughtBy: "writes over what every segment has behind the place that the last writer has noted"
   },
   {
-    name: "owner-lost",
-    claim: "A segment that is written anew keeps its owner.",
-    file: "src/internal/nodeDisk.ts",
-    find: "if (there.isFile()) yield* keepOwner(from, own, there)",
-    replace: "",
-    test: "test/realFaults.test.ts",
-    caughtBy: "keeps its owner, its group and its rights where this one writes a new one in its place"
-  },
-  {
     name: "index-parts-at-close",
     claim: "A store that closes sees what it takes until the end.",
     file: "src/internal/openKv.ts",
