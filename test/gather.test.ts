@@ -154,7 +154,8 @@ describe("many values at once", () => {
 
   it.live("of no window comes what the one before it had in its place", () =>
     Effect.gen(function*() {
-      const directory = yield* temporaryDirectory
+      const root = yield* temporaryDirectory
+      const directory = NodePath.join(root, "store")
       const count = 20_000
       const kv = yield* Kv.make({ directory, checkpoint: "never" })
       for (let from = 0; from < count; from += 500) {
@@ -171,7 +172,7 @@ describe("many values at once", () => {
       const file = NFS.openSync(path, "r+")
       NFS.writeSync(file, "x", place.offset + 1_000)
       NFS.closeSync(file)
-      const error = yield* Effect.flip(kv.compactTo(NodePath.join(directory, "..", "compacted")))
+      const error = yield* Effect.flip(kv.compactTo(NodePath.join(root, "compacted")))
       assert.deepInclude(error, { _tag: "CorruptSegment", segment: 1, offset: place.offset })
     }))
 

@@ -70,7 +70,8 @@ const unwrittenHeader = (bytes: Buffer, offset: number): "whole" | "part" | unde
   const boundary = offset - offset % sector + sector
   const there = bytes.subarray(offset, boundary)
   const opening = Buffer.from("DWAL\u0001\0", "latin1")
-  for (let written = 0; written < 6; written++) {
+  // Its last byte is a zero: behind the five before it no zero shows where a write ended.
+  for (let written = 0; written < 5; written++) {
     if (!there.subarray(0, written).equals(opening.subarray(0, written))) return undefined
     if (written === there.length) return allZeros(bytes.subarray(boundary, boundary + sector)) ? "whole" : undefined
     if (allZeros(there.subarray(written))) return written === 0 ? "whole" : "part"
