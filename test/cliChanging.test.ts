@@ -406,10 +406,10 @@ describe.concurrent("with other processes", Cli.patience, () => {
       const target = newPath("target")
       const looks = await Promise.all([
         datawalProcess(["scan", store, "--json"]),
-        datawalProcess(["verify", store]),
-        datawalProcess(["check", store]),
-        datawalProcess(["get", store, "--key", "key-7", "--bytes", "raw"]),
-        datawalProcess(["export", store, "-"]),
+        datawal(["verify", store]),
+        datawal(["check", store]),
+        datawal(["get", store, "--key", "key-7", "--bytes", "raw"]),
+        datawal(["export", store, "-"]),
         datawalProcess(["compact", store, target])
       ])
       // A record may be caught half written: that is the torn end of a live store.
@@ -417,11 +417,11 @@ describe.concurrent("with other processes", Cli.patience, () => {
       const txids = objects(looks[0].out).map(({ txid }) => txid)
       assert.isAbove(txids.length, 200)
       assert.deepStrictEqual(txids, txids.map((_, index) => index + 1))
-      assertClean(await datawalProcess(["verify", target]))
+      assertClean(await datawal(["verify", target]))
 
       const writes = [["put", "--key", "a", "b"], ["append", "b"], ["delete", "--key", "a"], ["repair"]] as const
       for (const [command, ...rest] of writes) {
-        const ran = await datawalProcess([command, store, ...rest])
+        const ran = await datawal([command, store, ...rest])
         assertFails(
           ran,
           1,
@@ -432,7 +432,7 @@ describe.concurrent("with other processes", Cli.patience, () => {
       child.kill("SIGKILL")
     }
     assert.strictEqual((await ended).signal, "SIGKILL")
-    assert.strictEqual((await datawalProcess(["put", store, "--key", "a", "b"])).code, 0)
+    assert.strictEqual((await datawal(["put", store, "--key", "a", "b"])).code, 0)
   })
 
   it.runIf(isLinux)("a record whose place could not be printed is said to be stored", async () => {

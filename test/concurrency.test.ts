@@ -153,7 +153,7 @@ const assertDurable = (world: World, count: number, what: string): void => {
 
 describe("what is acknowledged while many fibers write would survive a power loss at that very moment", () => {
   it.live("everything that was appended before a sync, when it resolves", () =>
-    eachSeed(80, (seed) =>
+    eachSeed(50, (seed) =>
       inWorld(seed, "manual", (world) => {
         const { kv, log, model, pick } = world
         return fibers(3 + pick(4), (fiber) =>
