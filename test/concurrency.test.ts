@@ -514,6 +514,13 @@ describe("a call with very many records", () => {
           // The writing itself does for each 1,024.
           assert.isAbove(turns, 2 * count / 1_024, name)
         }
+        // What the caller puts into its list meanwhile is not what it called with.
+        const list = keys.slice()
+        const appending = yield* Effect.forkScoped(log.appendAll(list), { startImmediately: true })
+        list.fill("another")
+        const refs = yield* Fiber.join(appending)
+        const last = yield* log.read(refs.at(-1) ?? assert.fail())
+        assert.strictEqual(recordText(last.payload), keys.at(-1))
       })).pipe(Effect.provideService(Disk.Disk, busy))
     }))
 })

@@ -52,14 +52,18 @@ export const inTurns = <A, B>(
   f: (item: A) => B
 ): Effect.Effect<Array<B>> =>
   Effect.suspend(() => {
-    const all: ReadonlyArray<A> = Array.isArray(items) ? items : Array.from(items)
+    let all: ReadonlyArray<A> = Array.isArray(items) ? items : Array.from(items)
     const made: Array<B> = []
     let at = 0
     const go = (): Effect.Effect<Array<B>> => {
       while (at < all.length) {
         const to = Math.min(all.length, at + step_items)
         for (; at < to; at++) made.push(f(all[at] as A))
-        if (at < all.length && isTurnOver(step_items)) return Effect.flatMap(Effect.yieldNow, go)
+        if (at < all.length && isTurnOver(step_items)) {
+          // Others may put something else into the caller's.
+          if (all === items) all = all.slice()
+          return Effect.flatMap(Effect.yieldNow, go)
+        }
       }
       return Effect.succeed(made)
     }
