@@ -264,20 +264,28 @@ const endOf = Effect.fnUntraced(function*(
 ): Effect.fn.Return<number | undefined, IoError> {
   let passed: number | undefined
   let at = offset
-  for (let txid = before.txid + 1;; txid++) {
-    const header = yield* headerAt(file, at)
-    if (header === undefined) return passed
-    const end = at + header.length
+  let header = yield* headerAt(file, at)
+  for (let txid = before.txid + 1; header !== undefined; txid++) {
+    const end: number = at + header.length
     if (end >= segment.size) return end === segment.size && header.txid === txid ? end : passed
-    const next = yield* framesFrom(segment, end, behind_chunk_bytes).pipe(
-      Stream.runHead,
-      Effect.catchTag("Damage", () => Effect.succeedNone)
-    )
-    if (Option.isSome(next)) return next.value.txid === txid + 1 ? end : passed
-    if ((yield* headerAt(file, end))?.txid !== txid + 1) return passed
+    header = yield* headerAt(file, end)
+    if (header?.txid !== txid + 1) return passed
+    if (end + header.length <= segment.size && (yield* isWhole(file, end, header.length))) return end
     passed = end
     at = end
   }
+  return passed
+})
+
+/** Whether the frame there is whole, checksum included. */
+const isWhole = Effect.fnUntraced(function*(
+  file: Disk.DiskFile,
+  offset: number,
+  length: number
+): Effect.fn.Return<boolean, IoError> {
+  const bytes = new Uint8Array(length)
+  const count = yield* Disk.readFully(file, bytes, 0, length, offset)
+  return count === length && Frame.checksumHolds(bytes, new DataView(bytes.buffer), 0, length)
 })
 
 /** Whole frames, one right behind the other. */

@@ -514,13 +514,46 @@ describe("a call with very many records", () => {
           // The writing itself does for each 1,024.
           assert.isAbove(turns, 2 * count / 1_024, name)
         }
-        // What the caller puts into its list meanwhile is not what it called with.
-        const list = keys.slice()
-        const appending = yield* Effect.forkScoped(log.appendAll(list), { startImmediately: true })
-        list.fill("another")
-        const refs = yield* Fiber.join(appending)
-        const last = yield* log.read(refs.at(-1) ?? assert.fail())
-        assert.strictEqual(recordText(last.payload), keys.at(-1))
       })).pipe(Effect.provideService(Disk.Disk, busy))
+    }))
+
+  it.effect("is overtaken by none that comes later, and takes a list that is used again at once as it was", () =>
+    Effect.gen(function*() {
+      for (const count of [200, 1_000, 1_025, 5_000]) {
+        const disk = makeDisk({ directories: [directory] })
+        const busy: Disk.DiskService = { ...disk.service, isTurnOver: () => true }
+        yield* Effect.scoped(Effect.gen(function*() {
+          const { kv, log } = yield* Kv.makeWithLog({ directory })
+          const keys = Array.from({ length: count }, (_, at) => `key ${at}`)
+          const last = `key ${count - 1}`
+          const start = <A, E>(call: Effect.Effect<A, E>) => Effect.forkScoped(call, { startImmediately: true })
+
+          const pairs = keys.map((key) => [key, "batch"] as const)
+          const putting = yield* start(kv.putMany(pairs))
+          const later = yield* start(kv.put(last, "later"))
+          pairs.length = 0
+          yield* Fiber.join(putting)
+          yield* Fiber.join(later)
+          assert.strictEqual(yield* kv.size, count)
+          assert.strictEqual(recordText(yield* kv.get(last)), "later", `${count} puts`)
+
+          const list = keys.slice()
+          const deleting = yield* start(kv.deleteMany(list))
+          const again = yield* start(kv.put(last, "again"))
+          list.fill("another")
+          yield* Fiber.join(deleting)
+          yield* Fiber.join(again)
+          assert.strictEqual(yield* kv.size, 1, `${count} deletes`)
+          assert.strictEqual(recordText(yield* kv.get(last)), "again", `${count} deletes`)
+
+          const payloads = keys.slice()
+          const appending = yield* start(log.appendAll(payloads))
+          const behind = yield* start(log.append("behind"))
+          payloads.fill("another")
+          const refs = yield* Fiber.join(appending)
+          assert.isBelow(refs.at(-1)?.txid ?? assert.fail(), (yield* Fiber.join(behind)).txid, `${count} appends`)
+          assert.strictEqual(recordText((yield* log.read(refs.at(-1) ?? assert.fail())).payload), last)
+        })).pipe(Effect.provideService(Disk.Disk, busy))
+      }
     }))
 })

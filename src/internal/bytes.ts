@@ -15,6 +15,10 @@ export const toBytes = (value: Bytes): Uint8Array => {
   return value
 }
 
+/** Of `toBytes`. */
+export const byteLength = (value: Bytes): number =>
+  typeof value === "string" ? Buffer.byteLength(value) : toBytes(value).length
+
 /** A copy of what may be the caller's memory, and a Buffer, whose `slice` is none. */
 export const ownBytes = (bytes: Uint8Array): Uint8Array => new Uint8Array(bytes)
 

@@ -225,10 +225,10 @@ const keepRights = (from: string, to: string): Effect.Effect<void, IoError> =>
   })
 
 // Else a service would be shut out of what its administrator has mended. Only the administrator may give a file away;
-// others still leave it to its group.
+// others still leave it to its group. Never through a link, which who owns the directory may have put there.
 const keepOwner = (path: string, own: NFS.BigIntStats, { gid, uid }: NFS.BigIntStats): Effect.Effect<void> => {
   const give = (to: bigint) =>
-    pooledVoid("set the owner", path, (done) => NFS.chown(path, Number(to), Number(gid), done))
+    pooledVoid("set the owner", path, (done) => NFS.lchown(path, Number(to), Number(gid), done))
   if (own.uid === uid && own.gid === gid) return Effect.void
   return Effect.ignore(Effect.catch(give(uid), () => give(own.uid)))
 }

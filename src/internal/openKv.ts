@@ -8,13 +8,13 @@ import { type IoError, LimitExceeded } from "../Errors.ts"
 import type { FromLogError, KvRead, KvService, OpenError, Options, Range, ReaderError, ReaderOptions } from "../Kv.ts"
 import type * as Log from "../Log.ts"
 import type { RecoveryReport } from "../Recovery.ts"
-import { type Bytes, ownBytes, toBytes } from "./bytes.ts"
+import { byteLength, type Bytes, ownBytes, toBytes } from "./bytes.ts"
 import { load as loadCheckpoint } from "./checkpoint.ts"
 import { keepCheckpoint, type Written } from "./checkpointing.ts"
 import { closedError } from "./closed.ts"
 import { closeOnFailure } from "./closeOnFailure.ts"
 import { compact } from "./compaction.ts"
-import { inTurns, recordLimit, repeatable, toEntry } from "./entries.ts"
+import { recordLimit, repeatable, toEntry } from "./entries.ts"
 import { follow, projectionOfLog } from "./following.ts"
 import { keyBytesOf } from "./frames.ts"
 import type { Gathered } from "./gather.ts"
@@ -188,15 +188,21 @@ const makeWrite = (
       })),
     putMany: (entries) => {
       const all = repeatable(entries)
-      return settled(Effect.flatMap(inTurns(disk, all, putOf), (records) =>
-        inTurn(() => {
-          const full = noRoom(projection, records.length, records.reduce((bytes, { key }) => bytes + key.length, 0))
+      return settled(Effect.suspend(() => {
+        const records = Array.from(all, putOf)
+        const bytes = records.reduce((bytes, { key }) => bytes + byteLength(key), 0)
+        return inTurn(() => {
+          const full = noRoom(projection, records.length, bytes)
           return full === undefined ? writeAll(records) : Effect.fail(full)
-        })))
+        })
+      }))
     },
     deleteMany: (keys) => {
       const all = repeatable(keys)
-      return settled(Effect.flatMap(inTurns(disk, all, deleteOf), (records) => inTurn(() => writeAll(records))))
+      return settled(Effect.suspend(() => {
+        const records = Array.from(all, deleteOf)
+        return inTurn(() => writeAll(records))
+      }))
     },
     delete: (key) => settled(Effect.suspend(() => write({ type: "Delete", key }))),
     modify: (key, f) => modifyEffect(key, (current) => Effect.sync(() => f(current))),
@@ -206,8 +212,8 @@ const makeWrite = (
   return registerKv(kv, { ...parts, ...makeParts(logParts, projection, inTurn) })
 }
 
-const putOf = ([key, payload]: readonly [Bytes, Bytes]) => ({ type: "Put", key: toBytes(key), payload }) as const
-const deleteOf = (key: Bytes) => ({ type: "Delete", key: toBytes(key) }) as const
+const putOf = ([key, payload]: readonly [Bytes, Bytes]) => ({ type: "Put", key, payload }) as const
+const deleteOf = (key: Bytes) => ({ type: "Delete", key }) as const
 
 /** What is none would end the fiber without its finalizers, and the turn would be held for ever. */
 const anEffect = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> => {

@@ -16,7 +16,7 @@ import { closedError } from "./closed.ts"
 import { closeOnFailure } from "./closeOnFailure.ts"
 import { warnOfJump } from "./counted.ts"
 import { type Damage, isDamage } from "./damage.ts"
-import { inTurns, repeatable, toEntry } from "./entries.ts"
+import { entriesInTurns, entriesOf, repeatable, toEntry } from "./entries.ts"
 import { type Frames, recordsOf } from "./frames.ts"
 import { Gate } from "./gate.ts"
 import { atHome, withinHome } from "./home.ts"
@@ -27,7 +27,7 @@ import { recover, type Resume } from "./repair.ts"
 import { SegmentFiles } from "./segmentFiles.ts"
 import { ofStore } from "./storeLogs.ts"
 import { tailOfLog } from "./tail.ts"
-import { type RecordRef, Writer } from "./writer.ts"
+import { piece_records_max, type RecordRef, Writer } from "./writer.ts"
 
 export const segment_bytes_default = 67_108_864
 
@@ -149,7 +149,12 @@ const makeParts = (disk: Disk.DiskService, files: SegmentFiles, writer: Writer, 
   write: (record) => Effect.suspend(() => writer.append(toEntry(record))),
   writeAll: (records) => {
     const all = repeatable(records)
-    return Effect.flatMap(inTurns(disk, all, toEntry), writer.appendAll)
+    return Effect.suspend(() => {
+      const given: ReadonlyArray<RecordInput> = Array.isArray(all) ? all : Array.from(all)
+      if (given.length <= piece_records_max) return writer.appendAll(entriesOf(given))
+      // The caller may use its list again as soon as the call has been made.
+      return writer.appendMade(entriesInTurns(disk, given.slice()))
+    })
   },
   writeFrames: writer.appendFrames,
   settled: settles ? (write) => Effect.flatMap(write, (value) => Effect.as(writer.sync, value)) : (write) => write,

@@ -185,8 +185,7 @@ const writeOver = (
 
 const writeAnew = (disk: Disk.DiskService, path: string, bytes: number): Effect.Effect<void, IoError> =>
   Effect.acquireUseRelease(
-    // Not through a link, of which a file would be made.
-    disk.open(path, "update"),
+    disk.open(path, "read"),
     (source) => replaceOwn(disk, path, (target) => copy(source, 0, bytes, target)),
     (source) => source.close
   )

@@ -56,7 +56,7 @@ export interface Start {
 }
 
 // Of a batch, in one step. After a snapshot each record may have the index copy 64 KiB: milliseconds' worth.
-const piece_records_max = 1_024
+export const piece_records_max = 1_024
 
 // A yield would not do: `Effect.runSync` goes on behind one in the same step.
 const nextTick = Effect.promise(() => Promise.resolve())
@@ -197,6 +197,12 @@ export class Writer {
       const failed = this.#writeBatch(entries, 0, entries.length, refs)
       return failed === undefined ? Effect.succeed(refs) : Effect.fail(failed)
     })
+
+  /** `appendAll` of what is made, and checked, while those who come later wait: none of them is to overtake it. */
+  readonly appendMade = (
+    made: Effect.Effect<ReadonlyArray<Entry>, LimitExceeded>
+  ): Effect.Effect<Array<RecordRef>, WriteError> =>
+    this.#exclusively(Effect.flatMap(made, (entries) => this.#appendAllHeld(entries)))
 
   readonly #appendAllHeld = Effect.fnUntraced(function*(
     this: Writer,

@@ -756,8 +756,8 @@ const salvaging = [
     name: "salvage-of-what-a-damaged-record-holds",
     claim: "What a damaged record holds is not taken for this log's where its own length leads to the next record.",
     file: "src/Salvage.ts",
-    find: "next.value.txid === txid + 1 ? end : passed",
-    replace: "next.value.txid < 0 ? end : passed",
+    find: "(yield* isWhole(file, end, header.length))) return end",
+    replace: "(yield* isWhole(file, end, header.length))) return passed",
     test: salvage,
     caughtBy: "is no log that a damaged record held, however many records before it are damaged too"
   },
@@ -1340,10 +1340,28 @@ const others = [
     name: "many-records-in-one-step",
     claim: "Others have their turn while the records of one call are made.",
     file: "src/internal/entries.ts",
-    find: "if (at < all.length && isTurnOver(step_items))",
-    replace: "if (at > all.length && isTurnOver(step_items))",
+    find: "if (to < records.length && isTurnOver(to - from))",
+    replace: "if (to > records.length && isTurnOver(to - from))",
     test: "test/concurrency.test.ts",
     caughtBy: "lets others have their turn while these are made of what the caller has"
+  },
+  {
+    name: "later-write-overtakes",
+    claim: "No write that comes later overtakes a call with many records.",
+    file: "src/internal/writer.ts",
+    find: "this.#exclusively(Effect.flatMap(made, (entries) => this.#appendAllHeld(entries)))",
+    replace: "Effect.flatMap(made, (entries) => this.appendAll(entries))",
+    test: "test/concurrency.test.ts",
+    caughtBy: "is overtaken by none that comes later, and takes a list that is used again at once as it was"
+  },
+  {
+    name: "list-used-again",
+    claim: "A list that is used again at once is stored as it was.",
+    file: "src/internal/openLog.ts",
+    find: "entriesInTurns(disk, given.slice())",
+    replace: "entriesInTurns(disk, given)",
+    test: "test/concurrency.test.ts",
+    caughtBy: "is overtaken by none that comes later, and takes a list that is used again at once as it was"
   }
 ]
 
