@@ -261,7 +261,7 @@ export const wholeOf = (segments: ReadonlyArray<SegmentBytes>): Whole => {
       const known = knownEnd(bytes, there.end, before)
       at = known ?? there.end + 1
       const isGoingOn = frameAt(bytes, at).ok && at === known
-      if (!isGoingOn) { while (at < bytes.length && !(isLater(bytes, at, first) && isLater(bytes, at, txid))) at++ }
+      if (!isGoingOn) at = nextOwn(bytes, at, first, txid)
       isSure &&= isGoingOn
       const damaged = frameAt(bytes, there.end)
       const reason = damaged.ok ? "none" : damaged.reason
@@ -269,6 +269,18 @@ export const wholeOf = (segments: ReadonlyArray<SegmentBytes>): Whole => {
     }
   }
   return { records, gaps }
+}
+
+/** What a whole frame holds is its own: also of one that is passed, since it is too old. */
+const nextOwn = (bytes: Uint8Array, from: number, first: number, txid: number): number => {
+  let at = from
+  while (at < bytes.length) {
+    const frame = bytes[at] === 0x44 ? frameAt(bytes, at) : undefined
+    const isLater = frame?.ok === true && frame.record.txid > first
+    if (isLater && frame.record.txid > txid) return at
+    at += isLater ? frame.record.len : 1
+  }
+  return at
 }
 
 /** Behind a damaged frame, and behind those that follow it whose headers have the next txids. */
@@ -286,11 +298,6 @@ const knownEnd = (bytes: Uint8Array, at: number, before: number): number | undef
 
 const txidAt = (bytes: Uint8Array, at: number): number =>
   Number(new DataView(bytes.buffer, bytes.byteOffset + at).getBigUint64(8, true))
-
-const isLater = (bytes: Uint8Array, at: number, txid: number): boolean => {
-  const frame = bytes[at] === 0x44 ? frameAt(bytes, at) : undefined
-  return frame?.ok === true && frame.record.txid > txid
-}
 
 export type Policy = "repair" | "strict" | "prefix"
 
