@@ -8,9 +8,10 @@
  * Behind damage it goes on where the damaged frame ends by its own length, if what must come then stands there: the
  * next record but one, another damaged one whose header has the next txid, or the end of the segment. Else it goes on
  * at the next whole frame, checksum included, whose txid is above that of the last record that is this log's for
- * certain; one whose is not is passed with all that it holds. So if a record whose header is damaged held a log itself, such as a copy of a segment, or one right behind
- * such a record, records of that log with higher txids are taken for this one's. What stood in the damaged bytes is
- * gone, and a key whose last put or delete was there goes back to what it was before.
+ * certain; one whose is not is passed with all that it holds. So if a record whose header is damaged held a log itself,
+ * such as a copy of a segment, or one right behind such a record, records of that log with higher txids are taken for
+ * this one's. What stood in the damaged bytes is gone, and a key whose last put or delete was there goes back to what
+ * it was before.
  *
  * @since 0.1.0
  */
