@@ -576,6 +576,20 @@ describe("Keydir", () => {
     assert.isAtMost(wordsIn(keydir["words"]), 20_000 * 8 * 4 / 3 + 3 * slab_words)
   })
 
+  it("a walk is in order also where the keys that it sorts together begin alike, and otherwise than others do", () => {
+    const alike = (start: string, count: number) =>
+      Array.from({ length: count }, (_, n) => Buffer.concat([key(start), numbered(n)]))
+    const others = [alike("aaaabbbb", 300), ["bbbbz", "c", "bb"].map(key), alike("bbbb", 300)]
+    for (const behind of others) {
+      const keydir = new Keydir()
+      // As many as are sorted by themselves first.
+      const keys = [...alike("bbbbbbbb", 256), ...behind]
+      keys.forEach((key, n) => keydir.set(key, 1, n, 100))
+      const walked = drain(keydir.snapshot(), { ordered: true }).located.map(({ key }) => name(key))
+      assert.deepStrictEqual(walked, keys.sort(Buffer.compare).map(name))
+    }
+  })
+
   it("a slab is given back with its last key", () => {
     const keydir = new Keydir()
     load(keydir, 0, 1)

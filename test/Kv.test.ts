@@ -1,5 +1,18 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Config, ConfigProvider, Context, Deferred, Effect, Exit, Fiber, Layer, Schema, Scope, Stream } from "effect"
+import {
+  Config,
+  ConfigProvider,
+  Context,
+  Deferred,
+  Effect,
+  Exit,
+  Fiber,
+  Layer,
+  References,
+  Schema,
+  Scope,
+  Stream
+} from "effect"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import * as Disk from "../src/Disk.ts"
@@ -813,6 +826,19 @@ describe("a store over a log that the application provides", () => {
       yield* Effect.provide(program, Layer.provideMerge(Kv.layerLog, Log.layer({ directory })))
     }))
 
+  it.effect("what is written just before it reads the log is counted once", () =>
+    Effect.gen(function*() {
+      for (const ops of numbers(12)) {
+        const log = yield* Log.make({ directory: yield* temporaryDirectory })
+        const put = Effect.suspend(() => log.appendRecord({ type: "Put", key: "k", payload: "v" }))
+        const writing = yield* Effect.forkChild(Effect.repeat(Effect.andThen(put, Effect.yieldNow), { times: 30 }))
+        const kv = yield* Effect.provideService(Kv.fromLog(log), References.MaxOpsBeforeYield, 3 + ops)
+        yield* Fiber.join(writing)
+        const { liveBytes, records } = yield* kv.statistics
+        assert.deepStrictEqual({ liveBytes, records }, { liveBytes: 30, records: 31 })
+      }
+    }))
+
   it.live("appends made while it is being built show once, and in order", () =>
     Effect.gen(function*() {
       for (const reads of numbers(4)) {
@@ -833,6 +859,9 @@ describe("a store over a log that the application provides", () => {
           yield* log.rotate
           yield* log.appendRecord({ type: "Put", key: "k2", payload: "again" })
           yield* log.appendRecord({ type: "Delete", key: "k4" })
+          for (const [one, other] of [["k6", "k7"], ["k8", "k9"]] as const) {
+            yield* log.appendAll([one, other].map((key) => ({ type: "Put", key, payload: `of ${key}` })))
+          }
           yield* held.release
           const kv = yield* Fiber.join(building)
           yield* log.appendRecord({ type: "Put", key: "k5", payload: "after" })
@@ -840,7 +869,7 @@ describe("a store over a log that the application provides", () => {
           const { deadBytes, keys, liveBytes, records } = yield* kv.statistics
           assert.deepStrictEqual({ keys, records, bytes: liveBytes + deadBytes }, {
             keys: 9,
-            records: 46,
+            records: 50,
             bytes: filesBytes(directory)
           })
         })))

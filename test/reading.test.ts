@@ -3,7 +3,7 @@
  * is; and from none that there is not.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Arbitrary, Data, Effect, Stream } from "effect"
+import { Arbitrary, Data, Effect, Fiber, Latch, Stream } from "effect"
 import type { Scope } from "effect"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
@@ -16,6 +16,7 @@ import * as Log from "../src/Log.ts"
 import * as Reader from "../src/Reader.ts"
 import { between, kinds, segmentsOf } from "./support/arbitraries.ts"
 import { run, startNode } from "./support/child.ts"
+import { FaultyDisk, over } from "./support/faultyDisk.ts"
 import { judge } from "./support/oracle.ts"
 import {
   collect,
@@ -236,6 +237,53 @@ describe("reading in chunks", () => {
       assert.strictEqual(openFiles(), before)
     }))
 
+  it.effect("of one segment at once opens it once, and closes what was opened beside that", () => {
+    const disk = new FaultyDisk()
+    return Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const ref = yield* Effect.scoped(
+        Effect.flatMap(Log.make({ directory }), (log) => log.append(noise(300_000)))
+      )
+      yield* Effect.scoped(Effect.gen(function*() {
+        const reader = yield* Reader.make({ directory })
+        const before = disk.openDescriptors
+        yield* Effect.all([1, 2, 3].map(() => reader.read(ref)), { concurrency: "unbounded" })
+        assert.strictEqual(disk.openDescriptors, before + 1)
+      }))
+      assert.strictEqual(disk.openDescriptors, 0)
+    }).pipe(over(disk))
+  })
+
+  it.live("from what is opened while it closes fails, and leaves no file open", () => {
+    const disk = new FaultyDisk()
+    return Effect.gen(function*() {
+      const directory = yield* store({ 1: head })
+      const [reading, held] = yield* Effect.scoped(Effect.gen(function*() {
+        const reader = yield* Reader.make({ directory })
+        const held = disk.holdNext("openRead", { path: segmentName(1) })
+        const reading = yield* Effect.forkDetach(reader.read({ segment: 1, offset: 0, len: 31 }))
+        yield* held.reached
+        return [reading, held] as const
+      }))
+      yield* held.release
+      assert.deepInclude(yield* Effect.flip(Fiber.join(reading)), { _tag: "IoError", code: "EBADF" })
+      assert.strictEqual(disk.openDescriptors, 0)
+      assert.deepStrictEqual(disk.misuse, [])
+    }).pipe(over(disk))
+  })
+
+  it.effect("fails as the disk does where a segment cannot be opened: that it is there is not denied", () => {
+    const disk = new FaultyDisk()
+    return Effect.gen(function*() {
+      const reader = yield* Reader.make({ directory: yield* store({ 1: head }) })
+      for (const code of ["EACCES", "EIO"]) {
+        disk.failNext("openRead", code, { path: segmentName(1) })
+        const error = yield* Effect.flip(reader.read({ segment: 1, offset: 0, len: 31 }))
+        assert.deepInclude(error, { _tag: "IoError", code })
+      }
+    }).pipe(over(disk))
+  })
+
   it.effect("looks into a store with an Effect that has the disk of whoever asked", () =>
     Effect.gen(function*() {
       const directory = yield* store({ 1: head })
@@ -449,6 +497,83 @@ describe("a file that changes while it is read", () => {
         assert.deepStrictEqual(read.records, parseWhole(bytes, 1).slice(0, read.records.length))
       }
     }))
+
+  it.effect("that is cut where a record ends has no torn tail", () =>
+    Effect.gen(function*() {
+      const records = Array.from({ length: 40 }, (_, index) => raw(index + 1, noise(60_000, index)))
+      const directory = yield* store({ 1: concat(...records) })
+      const reader = yield* Reader.make({ directory })
+      const report = yield* reader.inspect(() =>
+        Effect.sync(() => NFS.truncateSync(NodePath.join(directory, segmentName(1)), 20 * 60_028))
+      )
+      assert.deepInclude(report, { last_txid_seen: 20, tail_truncated: 0, tail_bytes_discarded: 0 })
+    }))
+
+  it.live("is read again only when nothing is read any more into the memory for that", () =>
+    Effect.gen(function*() {
+      const records = Array.from({ length: 300 }, (_, index) => raw(index + 1, noise(20 + index % 70, index)))
+      const directory = yield* store({ 1: concat(...records) })
+      const damaged = parseWhole(concat(...records), 1)[150]!
+      const disk = yield* Disk.Disk
+      const release = yield* Latch.make()
+      const landed = yield* Latch.make()
+      // That one is seen as it was when half of it was written; the read that is begun next takes a while.
+      let state: "sound" | "damaged" | "late" = "sound"
+      const slow = (file: Disk.DiskFile): Disk.DiskFile => ({
+        ...file,
+        read: (into, start, end, position) => {
+          const read = file.read(into, start, end, position)
+          if (state === "damaged") {
+            state = "late"
+            return Effect.ensuring(Effect.andThen(release.await, read), landed.open)
+          }
+          return Effect.tap(read, (count) =>
+            Effect.sync(() => {
+              const at = damaged.offset - position
+              if (state === "late" || at < 0 || at + damaged.len > count) return
+              state = "damaged"
+              into[start + at + 40]! ^= 1
+            }))
+        },
+        // Asked for when all that is looked at has been read.
+        size: Effect.tap(file.size, () => state === "late" ? Effect.forkDetach(Effect.delay(release.open, 20)) : Effect.void)
+      })
+      const reader = yield* Effect.provideService(Reader.make({ directory, chunkSize: 4_000 }), Disk.Disk, {
+        ...disk,
+        open: (path, mode) => Effect.map(disk.open(path, mode), slow)
+      })
+      const seen: Array<number> = []
+      yield* reader.inspect((records) => {
+        seen.push(...records.map(({ txid }) => txid))
+        // What comes next is in that memory by then.
+        return seen.length > 150 ? Effect.andThen(Effect.delay(release.open, 2), landed.await) : Effect.void
+      })
+      assert.deepStrictEqual(seen, records.map((_, index) => index + 1))
+    }))
+})
+
+describe("a listing", () => {
+  it.effect("that misses a segment which is made while it runs, and shows a later one, hides no record", () =>
+    Effect.gen(function*() {
+      const segments = Object.fromEntries([1, 2, 3, 4, 5].map((id) => [id, raw(id, `${id}`)]))
+      const directory = yield* store(segments)
+      const disk = yield* Disk.Disk
+      // As readdir(3) may give them to a reader while 2 and 3 are made, and then 4 and 5.
+      const shown = [[1, 3], [1, 2, 3, 5]]
+      let isOpen = false
+      const growing: Disk.DiskService = {
+        ...disk,
+        list: (path) =>
+          Effect.map(disk.list(path), (entries) => {
+            const ids = isOpen ? shown.shift() : undefined
+            return entries.filter(({ name }) => ids === undefined || ids.some((id) => name === segmentName(id)))
+          })
+      }
+      const reader = yield* Effect.provideService(Reader.make({ directory }), Disk.Disk, growing)
+      isOpen = true
+      assert.deepStrictEqual((yield* collect(reader.stream)).records.map(({ txid }) => txid), [1, 2, 3])
+      assert.deepStrictEqual((yield* collect(reader.stream)).records.map(({ txid }) => txid), [1, 2, 3, 4, 5])
+    }))
 })
 
 // -- positions ----------------------------------------------------------------------------------------------------------
@@ -653,12 +778,12 @@ describe.each(sources)("from a position of $name", ({ make }) => {
     { segment: 2, offset: 0, len: 31 },
     { segment: 0, offset: 0, len: 31 },
     { segment: 100, offset: 31, len: 31 }
-  ])("a reference to a segment that is not there fails typed: segment $segment", (ref) =>
+  ])("a reference to a segment that is not there is invalid: segment $segment", (ref) =>
     Effect.gen(function*() {
       const directory = yield* store(three)
       const source = yield* make(directory)
       const error = yield* Effect.flip(source.read(ref))
-      assert.include(["InvalidPosition", "IoError"], error._tag)
+      assert.deepInclude(error, { _tag: "InvalidPosition", segment: ref.segment, offset: ref.offset })
     }))
 
   it.effect("a damaged record is damaged, and no mistake of the caller's, also behind another one", () =>
