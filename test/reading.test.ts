@@ -536,11 +536,13 @@ describe("a file that changes while it is read", () => {
             }))
         },
         // Asked for when all that is looked at has been read.
-        size: Effect.tap(file.size, () => state === "late" ? Effect.forkDetach(Effect.delay(release.open, 20)) : Effect.void)
+        size: Effect.tap(file.size, () =>
+          state === "late" ? Effect.forkDetach(Effect.delay(release.open, 20)) : Effect.void)
       })
       const reader = yield* Effect.provideService(Reader.make({ directory, chunkSize: 4_000 }), Disk.Disk, {
         ...disk,
-        open: (path, mode) => Effect.map(disk.open(path, mode), slow)
+        open: (path, mode) =>
+          Effect.map(disk.open(path, mode), slow)
       })
       const seen: Array<number> = []
       yield* reader.inspect((records) => {
