@@ -340,6 +340,14 @@ describe("import", () => {
     { arbitrary: { runs: 40 } }
   )
 
+  it.effect("keeps the last of several values of a key, also where one is too long to be stored with others", () =>
+    Effect.gen(function*() {
+      const kv = yield* fresh
+      const long = "x".repeat(Disk.blocking_bytes_max)
+      yield* Export.fromLines(kv, input([line("a", "1"), line("a", long), line("b", long), line("b", "2")].join("")))
+      assert.deepStrictEqual((yield* kv.getMany(["a", "b"])).map(text), [long, "2"])
+    }))
+
   it.effect("of a file takes lines of every length, and stores nothing of one that cannot be read", () =>
     Effect.gen(function*() {
       const kv = yield* fresh

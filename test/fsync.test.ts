@@ -248,6 +248,19 @@ describe("an opening behind an unclean end", () => {
       )
     }))
 
+  it.effect("keeps every byte of what it writes again, however much that is", () =>
+    Effect.gen(function*() {
+      const bytes = concat(...[1, 2, 3].map((txid) => raw(txid, noise(600_000, txid))))
+      for (const note of ["1\nunsynced 1 100\n", "1\nunsynced 1 0\nfailed\n"]) {
+        const directory = yield* temporaryDirectory
+        const segment = NodePath.join(directory, "00000001.dwal")
+        NFS.writeFileSync(segment, bytes)
+        NFS.writeFileSync(NodePath.join(directory, ".lock"), note)
+        yield* Effect.scoped(Log.make({ directory }))
+        assert.isTrue(NFS.readFileSync(segment).equals(bytes), note)
+      }
+    }))
+
   it.effect("whose own fsync fails leaves word of that for the next one", () =>
     Effect.gen(function*() {
       const disk = yield* killedBehindSync
