@@ -1365,6 +1365,135 @@ const others = [
   }
 ]
 
+const reviewed = [
+  {
+    name: "read-behind-the-end",
+    claim: "A log gives no record of a batch that it did not take.",
+    file: "src/internal/writer.ts",
+    find: " &&\n      place.offset + place.len <= bytes",
+    replace: "",
+    test: failures,
+    caughtBy: "what a reader has seen of a batch that fails keeps its place"
+  },
+  {
+    name: "reader-denies-what-it-cannot-open",
+    claim: "A reference is invalid only where its segment is not there, not where that cannot be opened.",
+    file: "src/internal/openReader.ts",
+    find: "error instanceof IoError && error.code === \"ENOENT\"",
+    replace: "error instanceof IoError",
+    test: "test/reading.test.ts",
+    caughtBy: "fails as the disk does where a segment cannot be opened: that it is there is not denied"
+  },
+  {
+    name: "second-descriptor-left-open",
+    claim: "Of a segment that several open at once one descriptor is kept.",
+    file: "src/internal/segmentFiles.ts",
+    find: "if (there !== undefined) return Effect.as(file.close, entry)",
+    replace: "if (there !== undefined) return Effect.succeed(entry)",
+    test: "test/reading.test.ts",
+    caughtBy: "of one segment at once opens it once, and closes what was opened beside that"
+  },
+  {
+    name: "opened-behind-the-closing",
+    claim: "A file that is opened while its reader closes is closed as well.",
+    file: "src/internal/segmentFiles.ts",
+    find: "if (this.#closed) return Effect.andThen(file.close, Effect.fail(",
+    replace: "if (this.#closed) return Effect.andThen(Effect.void, Effect.fail(",
+    test: "test/reading.test.ts",
+    caughtBy: "from what is opened while it closes fails, and leaves no file open"
+  },
+  {
+    name: "read-again-beside-a-read",
+    claim: "Nothing is read into memory that an earlier read may still write to.",
+    file: "src/internal/segmentReader.ts",
+    find: "for (const { fiber } of this.#ahead) yield* Fiber.await(fiber)",
+    replace: "for (const { fiber } of this.#ahead) fiber.pollUnsafe()",
+    test: "test/reading.test.ts",
+    caughtBy: "is read again only when nothing is read any more into the memory for that"
+  },
+  {
+    name: "cut-taken-for-a-torn-tail",
+    claim: "A file that is cut where a record ends, while it is read, has no torn tail.",
+    file: "src/internal/segmentReader.ts",
+    find: "this.#size = base + bytes.length",
+    replace: "this.#size = Math.max(this.#size, base + bytes.length)",
+    test: "test/reading.test.ts",
+    caughtBy: "that is cut where a record ends has no torn tail"
+  },
+  {
+    name: "listed-once",
+    claim: "A listing that misses a segment which is made while it runs hides no record.",
+    file: "src/Recovery.ts",
+    find: "const newest = (yield* listSegments(directory)).at(-1) ?? 0",
+    replace: "const newest = Number.POSITIVE_INFINITY",
+    test: "test/reading.test.ts",
+    caughtBy: "that misses a segment which is made while it runs, and shows a later one, hides no record"
+  },
+  {
+    name: "merged-by-other-words",
+    claim: "A walk in key order is in order whatever the keys begin with.",
+    file: "src/internal/keyOrder.ts",
+    find: "if (run.common !== this.common) {",
+    replace: "if (run.common < 0) {",
+    test: "test/Keydir.test.ts",
+    caughtBy: "a walk is in order also where the keys that it sorts together begin alike, and otherwise than others do"
+  },
+  {
+    name: "alike-by-itself",
+    claim: "Keys that are sorted together count as alike only if those before them begin so as well.",
+    file: "src/internal/keyOrder.ts",
+    find: "this.runs[0]?.entries[0] ?? entries[0] as number",
+    replace: "entries[0] as number",
+    test: "test/Keydir.test.ts",
+    caughtBy: "a walk is in order also where the keys that it sorts together begin alike, and otherwise than others do"
+  },
+  {
+    name: "early-record-counted-twice",
+    claim: "What is written just before a store reads its log is counted once.",
+    file: "src/internal/following.ts",
+    find: "record.offset < start.offset)",
+    replace: "record.offset <= start.offset)",
+    test: "test/Kv.test.ts",
+    caughtBy: "what is written just before it reads the log is counted once"
+  },
+  {
+    name: "early-keys-not-copied",
+    claim: "The keys of a batch that is written while a store reads its log are what they were.",
+    file: "src/internal/following.ts",
+    find: "else for (const record of recordsOf(frames)) early.push([record.type, ownBytes(record.key), record])",
+    replace: "else for (const record of recordsOf(frames)) early.push([record.type, record.key, record])",
+    test: "test/Kv.test.ts",
+    caughtBy: "appends made while it is being built show once, and in order"
+  },
+  {
+    name: "large-write-interrupted",
+    claim: "A large write that a signal interrupts goes on.",
+    file: "src/Disk.ts",
+    find: "retryInterrupted(file.append(bytes, at, end))",
+    replace: "file.append(bytes, at, end)",
+    test: failures,
+    caughtBy: "short writes and EINTR are invisible"
+  },
+  {
+    name: "written-again-at-the-start",
+    claim: "A long segment that is written over itself stays what it is.",
+    file: "src/internal/repair.ts",
+    find: "yield* use(chunk, count, at)",
+    replace: "yield* use(chunk, count, start)",
+    test: fsync,
+    caughtBy: "keeps every byte of what it writes again, however much that is"
+  },
+  {
+    name: "long-value-overtakes",
+    claim: "An import stores the values of a key in the order of its lines, however long one is.",
+    file: "src/internal/importing.ts",
+    find: "if (this.#frames.put(...pair)) return\n    yield* this.flush\n",
+    replace: "if (this.#frames.put(...pair)) return\n",
+    test: "test/Export.test.ts",
+    caughtBy: "keeps the last of several values of a key, also where one is too long to be stored with others"
+  }
+]
+
 export const mutants = [
   ...cutting,
   ...verdicts,
@@ -1377,5 +1506,6 @@ export const mutants = [
   ...checkpoints,
   ...sharing,
   ...asking,
-  ...others
+  ...others,
+  ...reviewed
 ]
