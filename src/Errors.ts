@@ -71,10 +71,10 @@ export class LockHeld extends Schema.TaggedError<LockHeld>("effect-datawal/LockH
   isOwn: Schema.optional(Schema.Boolean)
 }) {
   override get message(): string {
-    if (this.isOwn === true) {
-      return `${this.directory} is open in this process already; provide its layer once, bound to a constant`
-    }
     const holder = this.pid === undefined ? "" : ` (its .lock names process ${this.pid})`
+    if (this.isOwn === true) {
+      return `${this.directory} is open in this process already${holder}; provide its layer once, bound to a constant`
+    }
     return `${this.directory} is locked by another writer${holder}; end it, or wait for it with the waitForLock option`
   }
 }

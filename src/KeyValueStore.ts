@@ -61,8 +61,7 @@ export const fromKv = (kv: Kv.KvService): KeyValueStore.KeyValueStore => {
     attempt(method, key)(kv.modify(key, (current): readonly [A | undefined, Bytes | undefined] => {
       if (current === undefined) return [undefined, undefined]
       const value = f(current)
-      // What was changed in place is a change, too.
-      return [value, value === current ? current.slice() : value]
+      return [value, value]
     }))
   return KeyValueStore.make({
     get: (key) =>

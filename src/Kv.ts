@@ -281,8 +281,8 @@ export interface KvService extends KvRead {
    * Reads, decides and writes with no other write of this store in between, nor of another `Kv` over the very same log
    * (one over a wrapped log and one over the log itself do not know of each other); only what is put into that log
    * itself (`log.appendRecord`) does not wait. `f` is given the value or `undefined` and returns an answer and the new
-   * value: `undefined` removes the key, the very bytes it was given change nothing. If `f` throws, nothing is written,
-   * and the Effect dies with that.
+   * value: `undefined` removes the key, the bytes it was given, as they were, change nothing. If `f` throws, nothing is
+   * written, and the Effect dies with that.
    */
   readonly modify: <A>(
     key: Bytes,
@@ -291,8 +291,8 @@ export interface KvService extends KvRead {
 
   /**
    * `modify` with an Effect in the middle. If that fails, or is interrupted, nothing is written, and its failure is
-   * that of the whole. All other writes of this store wait for it, so it must not write here itself: it would wait for
-   * its own end, for ever. It may read here.
+   * that of the whole. All other writes of this store wait for it, so it must not write here itself, which dies: it
+   * would wait for its own end. What it starts in another fiber, and waits for, waits for ever. It may read here.
    */
   readonly modifyEffect: <A, E, R>(
     key: Bytes,

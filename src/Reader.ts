@@ -15,6 +15,7 @@ import type * as Scope from "effect/Scope"
 import type * as Stream from "effect/Stream"
 import type { CorruptSegment, CorruptTail, InvalidOptions, InvalidPosition, IoError } from "./Errors.ts"
 import type * as Frame from "./Frame.ts"
+import { closeOnFailure } from "./internal/closeOnFailure.ts"
 import { openReader } from "./internal/openReader.ts"
 import type { From } from "./internal/reading.ts"
 import type { RefLike, Segment } from "./Log.ts"
@@ -112,7 +113,7 @@ export interface Options {
  * @since 0.1.0
  */
 export const make = (options: Options): Effect.Effect<ReaderService, IoError | InvalidOptions, Scope.Scope> =>
-  Effect.map(openReader(options), ({ reader }) => reader)
+  Effect.map(closeOnFailure(openReader(options)), ({ reader }) => reader)
 
 /**
  * A layer of `make`.

@@ -23,6 +23,7 @@ import * as Disk from "./Disk.ts"
 import type { DamageReason, IoError, LockUnavailable, TargetRefused } from "./Errors.ts"
 import * as Frame from "./Frame.ts"
 import { type Counted, countJump, warnOfJump } from "./internal/counted.ts"
+import { classify, type Damage } from "./internal/damage.ts"
 import { findHome } from "./internal/home.ts"
 import { eachLaterFrame } from "./internal/laterFrames.ts"
 import { newStore, sound } from "./internal/newStore.ts"
@@ -43,6 +44,11 @@ export interface Gap {
   readonly bytes: number
   /** Why none starts at `offset`. */
   readonly reason: DamageReason
+  /**
+   * Whether a crash, or a writer in the middle of a record, leaves it so: nothing acknowledged was in it. Otherwise
+   * records are lost.
+   */
+  readonly torn: boolean
 }
 
 /**
@@ -111,7 +117,7 @@ export interface Salvaged {
  *   Stream.runCollect(Salvage.records("damaged", { onGap: (gap) => gaps.push(gap) }))
  * )
  * records.map(({ payload }) => new TextDecoder().decode(payload)) // => ["record 1", "record 3"]
- * gaps // => [{ segment: 1, offset: 36, bytes: 36, reason: "CrcMismatch" }]
+ * gaps // => [{ segment: 1, offset: 36, bytes: 36, reason: "CrcMismatch", torn: false }]
  * ```
  *
  * @category reading
@@ -123,7 +129,9 @@ export const records = (directory: string, options: Options = {}): Stream.Stream
     const segments = yield* Recovery.listGrowingSegments(path)
     const { onGap = () => {} } = options
     const last = { txid: 0 }
-    return Stream.flatMap(Stream.fromIterable(segments), (segment) => ofSegment(path, segment, last, onGap)).pipe(
+    const active = segments.at(-1)
+    return Stream.fromIterable(segments).pipe(
+      Stream.flatMap((id) => ofSegment({ directory: path, id, isActive: id === active }, last, onGap)),
       Stream.provideService(Disk.Disk, home)
     )
   }))
@@ -132,6 +140,8 @@ export const records = (directory: string, options: Options = {}): Stream.Stream
 interface Segment {
   readonly directory: string
   readonly id: number
+  /** The last one. */
+  readonly isActive: boolean
   readonly size: number
 }
 
@@ -152,18 +162,19 @@ interface Last {
 }
 
 const ofSegment = (
-  directory: string,
-  id: number,
+  found: Omit<Segment, "size">,
   last: Last,
   onGap: (gap: Gap) => void
 ): Stream.Stream<Frame.LogRecord, IoError> =>
-  Stream.unwrap(Effect.map(Recovery.segmentSize(directory, id), (size) => {
-    const segment = { directory, id, size }
+  Stream.unwrap(Effect.map(Recovery.segmentSize(found.directory, found.id), (size) => {
+    const segment = { ...found, size }
     const from = (offset: number): Stream.Stream<Frame.LogRecord, IoError> =>
       noting(last, framesFrom(segment, offset, Recovery.chunk_bytes_default)).pipe(
         // Read again: a writer may have cut a tail and gone on while what was read of it was on its way.
-        Stream.catchTag("Damage", (damage) =>
-          damage.offset > offset ? from(damage.offset) : behind(segment, damage, last, onGap))
+        Stream.catchTag(
+          "Damage",
+          (damage) => damage.offset > offset ? from(damage.offset) : behind(segment, damage, last, onGap)
+        )
       )
     return from(0)
   }))
@@ -180,13 +191,14 @@ type Damaged = Pick<Gap, "offset" | "reason">
 /** What stands behind the first damage of a segment. */
 const behind = (
   segment: Segment,
-  first: Damaged,
+  first: Damage,
   last: Last,
   onGap: (gap: Gap) => void
 ): Stream.Stream<Frame.LogRecord, IoError> =>
   Stream.unwrap(Effect.gen(function*() {
     const disk = yield* Disk.Disk
     const file = yield* Disk.openScoped(disk, Recovery.segmentPath(segment.directory, segment.id), "read")
+    const torn = yield* isTorn(segment, file, first, last)
     let damaged: Damaged | undefined = first
     // Of the record right before a gap, whosever it is; and whether all of them are this log's for certain.
     const recent: Last = { ...last }
@@ -195,7 +207,7 @@ const behind = (
     const skipTo = (end: number): void => {
       if (damaged === undefined) return
       const { offset, reason } = damaged
-      onGap({ segment: segment.id, offset, bytes: end - offset, reason })
+      onGap({ segment: segment.id, offset, bytes: end - offset, reason, torn })
       damaged = undefined
     }
     // The first that is this log's: a copy of older ones, or what a damaged record held, may stand right before it.
@@ -240,6 +252,19 @@ const behind = (
       Stream.concat(end)
     )
   }))
+
+/** Whether a writer would cut what is behind there. */
+const isTorn = Effect.fnUntraced(function*(
+  { id, isActive, size }: Segment,
+  file: Disk.DiskFile,
+  { found, offset, reason }: Damage,
+  { txid }: Last
+): Effect.fn.Return<boolean, IoError> {
+  if (!isActive) return false
+  const length = reason === "CrcMismatch" ? (yield* headerAt(file, offset))?.length ?? 0 : 0
+  const where = { segment: id, size, closed: false, txid }
+  return (yield* classify(file, where, { reason, found, offset, length })).verdict === "Torn"
+})
 
 /** What the header there says, if it is sound. */
 const headerAt = Effect.fnUntraced(function*(

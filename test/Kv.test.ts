@@ -555,6 +555,28 @@ describe("modify", () => {
       assert.deepStrictEqual(yield* kv.get("k"), new Uint8Array(0))
     }))
 
+  it.effect("a value that is changed in place is a new value", () =>
+    Effect.gen(function*() {
+      const log = yield* Effect.flatMap(temporaryDirectory, (directory) => Log.make({ directory }))
+      const kv = yield* Kv.fromLog(log)
+      for (const length of [8, large]) {
+        yield* kv.put("k", new Uint8Array(length))
+        const count = kv.modify("k", (value) => {
+          const counter = value!
+          counter[0]! += 1
+          return [0, counter]
+        })
+        const { records } = yield* kv.statistics
+        yield* Effect.repeat(count, { times: 2 })
+        assert.strictEqual((yield* kv.get("k"))?.[0], 3)
+        assert.strictEqual((yield* kv.statistics).records, records + 3)
+        // What was put into the log itself meanwhile is not taken for such a change.
+        yield* kv.modifyEffect("k", (value) =>
+          Effect.as(log.appendRecord({ type: "Put", key: "k", payload: "between" }), [0, value] as const))
+        assert.strictEqual(text(yield* kv.get("k")), "between")
+      }
+    }))
+
   it.effect("equal bytes that are not the same ones are written", () =>
     Effect.gen(function*() {
       const kv = yield* Kv.make({ directory: yield* temporaryDirectory })
@@ -610,6 +632,36 @@ describe("modifyEffect", () => {
       yield* kv.modifyEffect("a", (current) => Effect.succeed([0, current]))
       assert.deepStrictEqual(batches, [0])
     }))
+
+  it.live("dies of a write of its own, which would wait for itself, and holds up nobody behind it", () =>
+    Effect.gen(function*() {
+      const { kv, log } = yield* Effect.flatMap(temporaryDirectory, (directory) => Kv.makeWithLog({ directory }))
+      const other = yield* Kv.fromLog(log)
+      const writes: ReadonlyArray<Effect.Effect<unknown, object>> = [
+        kv.put("b", "1"),
+        kv.delete("b"),
+        kv.putMany([["b", "1"]]),
+        kv.deleteMany(["b"]),
+        kv.modify("b", () => [0, "1"]),
+        other.put("b", "1"),
+        Export.fromLines(kv, Stream.make("{\"key_b64\":\"Yg==\",\"value_b64\":\"MQ==\"}\n"))
+      ]
+      for (const write of writes) {
+        const exit = yield* Effect.exit(kv.modifyEffect("a", () => Effect.as(write, [0, "1"] as const)))
+        assert.isTrue(Exit.hasDies(exit))
+        yield* kv.modify("a", (current) => [0, `${text(current) ?? ""}+`])
+      }
+      assert.strictEqual(text(yield* kv.get("a")), "+++++++")
+      assert.isFalse(yield* kv.has("b"))
+      // One that it does not wait for is let in behind it.
+      const after = yield* kv.modifyEffect(
+        "a",
+        () =>
+          Effect.map(Effect.forkDetach(kv.put("b", "2"), { startImmediately: true }), (fiber) => [fiber, "1"] as const)
+      )
+      yield* Fiber.join(after)
+      assert.strictEqual(text(yield* kv.get("b")), "2")
+    }).pipe(Effect.timeout("10 seconds")))
 
   it.effect("dies of what is no Effect, and holds up nobody behind it", () =>
     Effect.gen(function*() {
@@ -756,6 +808,28 @@ describe("a store over a log that the application provides", () => {
       for (const [directory, key] of [["users", "user"], ["orders", "order"]] as const) {
         const kv = yield* Kv.makeReader({ directory: NodePath.join(root, directory) })
         assert.deepStrictEqual((yield* Stream.runCollect(kv.keys())).map(text), [key])
+      }
+    }))
+
+  it.live("that closes before its log has the writes that had begun end first", () =>
+    Effect.gen(function*() {
+      const disk = new FaultyDisk()
+      const log = yield* over(disk)(Effect.flatMap(temporaryDirectory, (directory) => Log.make({ directory })))
+      const start = <A, E>(write: Effect.Effect<A, E>) => Effect.forkChild(write, { startImmediately: true })
+      for (const length of [1, large]) {
+        const scope = yield* Scope.make()
+        const kv = yield* over(disk)(Scope.provide(Kv.fromLog(log), scope))
+        // It holds the writer, and so whoever comes behind it.
+        const rotating = yield* start(log.rotate)
+        const put = yield* start(kv.put("k", new Uint8Array(length)))
+        const leaving = yield* start(kv.put("l", new Uint8Array(length)))
+        yield* Fiber.interrupt(leaving)
+        yield* Scope.close(scope, Exit.void)
+        const { txid } = yield* log.end
+        assert.strictEqual((yield* Fiber.join(put)).txid, txid)
+        yield* Fiber.join(rotating)
+        yield* Effect.yieldNow
+        assert.strictEqual((yield* log.end).txid, txid)
       }
     }))
 

@@ -83,7 +83,10 @@ describe("one writer per directory", () => {
       const error = yield* assertHeld(directory, process.pid)
       assert.isBelow((yield* Clock.currentTimeMillis) - before, 1_000)
       assert.isTrue(error.isOwn)
-      assert.include(error.message, `${directory} is open in this process already`)
+      assert.include(
+        error.message,
+        `${directory} is open in this process already (its .lock names process ${process.pid})`
+      )
     }))
 
   it.live("a holder in another container may have this one's number: it is not taken for this one", () =>

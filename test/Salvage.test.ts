@@ -107,6 +107,7 @@ describe("what is whole in a store", () => {
         if (open === "ok") assert.deepStrictEqual(found, { records: [...prefix], gaps: [] })
         else assert.strictEqual(found.gaps.length, 1)
         if (reason !== undefined) assert.strictEqual(found.gaps[0]?.reason, reason)
+        if (open !== "ok") assert.strictEqual(found.gaps[0]?.torn, open === "torn")
         const behind = ["closed_crc_bad", "mid_active_crc_bad", "mid_active_length_bad", "zero_sector_then_valid"]
         if (behind.includes(name)) assert.isAbove(found.records.length, prefix.length)
         assert.deepStrictEqual(snapshot(directory), before)
@@ -120,7 +121,8 @@ describe("what is whole in a store", () => {
       const directory = yield* store({ 1: concat(raw(7, "before"), flipped(holder, 30), raw(9, "behind")) })
       const { gaps, records } = yield* salvaged(directory)
       assert.deepStrictEqual(records.map(({ txid }) => txid), [7, 9])
-      assert.deepStrictEqual(gaps, [{ segment: 1, offset: 34, bytes: holder.length, reason: "CrcMismatch" }])
+      const gap = { segment: 1, offset: 34, bytes: holder.length, reason: "CrcMismatch", torn: false }
+      assert.deepStrictEqual(gaps, [gap])
     }).pipe(Effect.scoped))
 
   it.effect("is no log that a damaged record held, however many records before it are damaged too", () =>
@@ -235,7 +237,8 @@ describe("what is whole in a store", () => {
       large.set(concat(...rest.slice(8, 16)), 512)
       const held = yield* salvaged(yield* store({ 1: concat(raw(1, noise(484)), large, ...rest) }))
       assert.deepStrictEqual(held.records.map(({ txid }) => txid), [1, ...rest.map((_, at) => at + 3)])
-      assert.deepStrictEqual(held.gaps, [{ segment: 1, offset: 512, bytes: 1_024, reason: "CrcMismatch" }])
+      const gap = { segment: 1, offset: 512, bytes: 1_024, reason: "CrcMismatch", torn: false }
+      assert.deepStrictEqual(held.gaps, [gap])
       // A copy of a record that was read already stands behind the second damage.
       const copied = concat(
         small(1),

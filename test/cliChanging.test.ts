@@ -216,7 +216,10 @@ describe.concurrent("writing", Cli.patience, () => {
     assertFails(await datawal(["scan", file]), 1, /no such store: .* is not a directory/)
     assertFails(await datawal(["get", file, "--key", "a"]), 1, /no such store: .* is not a directory/)
     assertFails(await datawal(["put", file, "--key", "a", "b"]), 1, /is not a directory/)
-    assertFails(await datawal(["repair", NodePath.dirname(file)]), 1, /holds no segments/)
+    assertFails(await datawal(["delete", NodePath.dirname(file), "--key", "a"]), 1, /holds no segments/)
+    const nothing = await datawal(["repair", NodePath.dirname(file), "--json"])
+    assert.deepStrictEqual([nothing.code, object(nothing)["files_scanned"]], [0, 0])
+    assert.match(nothing.err, /^datawal: warning: .* holds no segments\n$/)
     assert.deepStrictEqual(files(NodePath.dirname(missing)), [])
     assert.deepStrictEqual(files(NodePath.dirname(file)), ["file"])
     assert.deepStrictEqual(files(NodePath.dirname(target)), [])
@@ -324,17 +327,24 @@ describe.concurrent("moving", Cli.patience, () => {
     const store = fixture("mid_active_crc_bad")
     const target = newPath("target")
     const ran = await datawal(["salvage", store, target])
-    assert.strictEqual(ran.code, 0)
+    assert.strictEqual(ran.code, 3)
     assert.strictEqual(
       ran.out,
       `target:          ${target}\nrecords_written: 2\nbytes_written:   64\ngaps:            1\nbytes_skipped:   31\n`
     )
-    assert.strictEqual(ran.err, "datawal: warning: left out: 31 bytes of 00000001.dwal at offset 31, CrcMismatch\n")
+    assert.strictEqual(
+      ran.err,
+      "datawal: warning: left out: 31 bytes of 00000001.dwal at offset 31, CrcMismatch\n" +
+        `datawal: error: ${store} is corrupt; ${target} holds what is whole in it, and not all there was\n`
+    )
     const scan = await datawal(["scan", target, "--json"])
     assert.deepStrictEqual(objects(scan.out).map(({ txid }) => txid), [1, 2])
     const before = Cli.contents(target)
     assertFails(await datawal(["salvage", store, target]), 1, /was left as it is: found /)
     assert.deepStrictEqual(Cli.contents(target), before)
+    const torn = await datawal(["salvage", fixture("torn_in_payload"), newPath("torn")])
+    assert.strictEqual(torn.code, 0)
+    assert.match(torn.err, /^datawal: warning: left out: \d+ bytes of 00000001.dwal at offset \d+, Truncated\n$/)
     const whole = await datawal(["salvage", fixture("valid_log"), newPath("whole"), "--json"])
     assertClean(whole)
     assert.deepInclude(object(whole), { kind: "salvage", records_written: 3, gaps: 0, bytes_skipped: 0 })
@@ -477,7 +487,7 @@ describe.concurrent("with other processes", Cli.patience, () => {
     const ran = await datawalProcess(["scan", "--", "-dash"], { cwd })
     const advised = /`datawal (salvage .*?)`/.exec(ran.err)?.[1] ?? ""
     const script = `"${process.execPath}" "${Cli.command}" ${advised}`
-    assert.strictEqual((await Cli.run("sh", ["-c", script], { cwd })).code, 0, advised)
+    assert.strictEqual((await Cli.run("sh", ["-c", script], { cwd })).code, 3, advised)
     assert.include(files(cwd), "-dash.salvaged")
   })
 
@@ -501,8 +511,11 @@ describe.concurrent("with other processes", Cli.patience, () => {
       assert.strictEqual(ran.code, 3)
       const advised = /`datawal (salvage .*?)`/.exec(ran.err)?.[1] ?? ""
       const salvaged = await Cli.run("sh", ["-c", `"${process.execPath}" "${Cli.command}" ${advised} --json`])
-      assert.strictEqual(salvaged.code, 0, salvaged.err)
-      assert.match(salvaged.err, /^datawal: warning: left out: \d+ bytes of 0000000[12]\.dwal at offset \d+, \w+\n$/)
+      assert.strictEqual(salvaged.code, 3, salvaged.err)
+      assert.match(
+        salvaged.err,
+        /^datawal: warning: left out: \d+ bytes of 0000000[12]\.dwal at offset \d+, \w+\ndatawal: error: [^\n]* is corrupt; [^\n]*\n$/
+      )
       assert.deepInclude(object(salvaged), { kind: "salvage", records_written: records, gaps: 1 })
       assertClean(await datawal(["verify", `${store}.salvaged`]))
       assert.deepStrictEqual(Cli.contents(store), before)

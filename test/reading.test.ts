@@ -200,6 +200,18 @@ describe("reading in chunks", () => {
       assert.strictEqual((yield* fails({ directory: undefined as unknown as string }))._tag, "InvalidOptions")
     }))
 
+  it.effect("that could not be made keeps no descriptor, however long the scope lives on", () => {
+    const disk = new FaultyDisk()
+    return Effect.gen(function*() {
+      const directory = yield* store({ 1: head })
+      disk.failNext("identity", "EIO")
+      assert.strictEqual((yield* Effect.flip(Reader.make({ directory })))._tag, "IoError")
+      assert.strictEqual(disk.openDescriptors, 0)
+      yield* Reader.make({ directory })
+      assert.isAbove(disk.openDescriptors, 0)
+    }).pipe(over(disk))
+  })
+
   it.effect("reads on in the file that a writer has put in the place of one whose fsync had failed", () =>
     Effect.gen(function*() {
       const directory = yield* temporaryDirectory

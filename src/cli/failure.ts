@@ -68,6 +68,10 @@ export const tornReport = (store: string, report: RecoveryReport): Failure | und
 export const isCorruption = (error: { readonly _tag: string }): error is CorruptTail | CorruptSegment =>
   error._tag === "CorruptTail" || error._tag === "CorruptSegment"
 
+/** A copy was made, and it is less than what was acknowledged: a script must not take it for a backup. */
+export const lostRecords = (store: string, target: string): Failure =>
+  new Failure({ code: 3, detail: `${store} is corrupt; ${target} holds what is whole in it, and not all there was` })
+
 /** A file of the user's that could not be read, by its errno. */
 export const unreadable = (path: string, cause: unknown): Failure => {
   const code = typeof cause === "object" && cause !== null && "code" in cause ? String(cause.code) : String(cause)

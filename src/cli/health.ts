@@ -10,12 +10,12 @@ import type { LogRecord } from "../Frame.ts"
 import type * as Kv from "../Kv.ts"
 import type * as Reader from "../Reader.ts"
 import * as Recovery from "../Recovery.ts"
-import { type Failure, isCorruption, tornReport } from "./failure.ts"
+import { type Failure, isCorruption, missingStore, tornReport } from "./failure.ts"
 import * as Flags from "./flags.ts"
 import { printFields } from "./output.ts"
 import * as Progress from "./progress.ts"
 import { schema } from "./schema.ts"
-import { openKvReader, openLog, openReader, requireStore } from "./store.ts"
+import { openKvReader, openLog, openReader, warnIfEmpty } from "./store.ts"
 
 type RecoveryReport = Recovery.RecoveryReport
 type Corruption = CorruptTail | CorruptSegment
@@ -206,10 +206,14 @@ export const repair = Command.make(
   "repair",
   { store: Flags.store, policy },
   Effect.fnUntraced(function*({ policy, store }) {
-    yield* requireStore(store)
-    const found = yield* Effect.scoped(
-      Effect.flatMap(openLog({ directory: store, policy }), (log) => Effect.as(log.sync, log.report))
-    )
+    const segments = yield* Effect.mapError(Recovery.listSegments(store), missingStore(store))
+    yield* warnIfEmpty(store, segments.length)
+    // Nothing is to be repaired, and none to be begun.
+    const found = segments.length === 0
+      ? Recovery.makeReport(0, new Seen())
+      : yield* Effect.scoped(
+        Effect.flatMap(openLog({ directory: store, policy }), (log) => Effect.as(log.sync, log.report))
+      )
     yield* printFields(yield* Flags.isJson, { schema, kind: "repair", ...reportFields(found) })
   })
 ).pipe(

@@ -9,7 +9,7 @@ import * as Export from "../Export.ts"
 import type * as Kv from "../Kv.ts"
 import { listSegments, segmentName } from "../Recovery.ts"
 import * as Salvage from "../Salvage.ts"
-import { missingStore, refuse } from "./failure.ts"
+import { lostRecords, missingStore, refuse } from "./failure.ts"
 import * as Flags from "./flags.ts"
 import * as Input from "./input.ts"
 import { Output, printFields, warn } from "./output.ts"
@@ -132,13 +132,15 @@ export const salvage = Command.make(
     for (const gap of gaps) yield* warn(describeGap(gap))
     const line: Line = { schema, kind: "salvage", target, ...salvaged }
     yield* printFields(yield* Flags.isJson, line)
+    if (!gaps.every(({ torn }) => torn)) return yield* lostRecords(store, target)
   })
 ).pipe(
   Command.withDescription(
     Flags.paragraph(
       "Write a new store of every record of STORE that is whole, before and behind its damage. STORE is read",
       "without its lock and left as it is; TARGET appears whole or not at all. What was left out is said in",
-      "warnings; a key whose last put or delete was there is as it was before."
+      "warnings; a key whose last put or delete was there is as it was before. Ends with 3 when that was more",
+      "than a torn tail: TARGET is made all the same."
     )
   ),
   Command.withShortDescription("Write a store of what is whole in a damaged one"),

@@ -5,6 +5,7 @@
  * most of their time on that; forty thousand took more than a minute.
  */
 import * as Effect from "effect/Effect"
+import type * as Fiber from "effect/Fiber"
 
 /** Somebody who waits, from the step that asked. */
 class Waiter<E> {
@@ -29,6 +30,7 @@ const gone_max = 1_024
 export class Gate<E = never> {
   readonly #limit: number
   #held = 0
+  #holder: Fiber.Fiber<unknown, unknown> | undefined
   #isWaking = false
   #refused: Effect.Effect<never, E> | undefined
   readonly #waiting = new Set<Waiter<E>>()
@@ -47,18 +49,27 @@ export class Gate<E = never> {
     return this.#held === this.#limit
   }
 
+  /** Whether this fiber has it alone: asking again, it would wait for itself. */
+  isHeldBy(fiber: Fiber.Fiber<unknown, unknown>): boolean {
+    return this.#limit === 1 && this.#holder === fiber
+  }
+
   /** Runs the effect when it is let through. The wait for that can be interrupted, and leaves no trace then. */
   hold<A, E2, R>(effect: Effect.Effect<A, E2, R>): Effect.Effect<A, E | E2, R> {
     return Effect.uninterruptibleMask((restore) =>
-      Effect.suspend(() => {
+      Effect.withFiber((fiber) => {
         if (this.#refused !== undefined) return this.#refused
-        const held = Effect.ensuring(restore(effect), this.#leave)
         if (!this.isHeld && this.#waiting.size === 0) {
           this.#held++
-          return held
+          this.#holder = fiber
+          return Effect.ensuring(restore(effect), this.#leave)
         }
         const waiter = new Waiter<E>()
         this.#waiting.add(waiter)
+        const held = Effect.suspend(() => {
+          this.#holder = fiber
+          return Effect.ensuring(restore(effect), this.#leave)
+        })
         return Effect.andThen(Effect.onError(restore(waiter.wait), () => this.#giveUp(waiter)), held)
       })
     )
@@ -70,10 +81,11 @@ export class Gate<E = never> {
     otherwise: Effect.Effect<B, E3, R3>
   ): Effect.Effect<A | B, E | E2 | E3, R | R3> {
     return Effect.uninterruptibleMask((restore) =>
-      Effect.suspend((): Effect.Effect<A | B, E | E2 | E3, R | R3> => {
+      Effect.withFiber((fiber): Effect.Effect<A | B, E | E2 | E3, R | R3> => {
         if (this.#refused !== undefined) return this.#refused
         if (this.isHeld || this.#waiting.size > 0) return restore(otherwise)
         this.#held++
+        this.#holder = fiber
         return Effect.ensuring(restore(effect), this.#leave)
       })
     )
@@ -102,6 +114,7 @@ export class Gate<E = never> {
 
   readonly #leave: Effect.Effect<void> = Effect.sync(() => {
     this.#held--
+    this.#holder = undefined
     // Whoever is answered runs in this very step, and may let go in it: that goes on here, not one call deeper.
     if (this.#isWaking) return
     this.#isWaking = true

@@ -1,6 +1,7 @@
 /** Opening a store: the log, the index of it, and what becomes of both for users and for this library. */
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as Latch from "effect/Latch"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Disk from "../Disk.ts"
@@ -24,7 +25,17 @@ import { type LogParts, logParts as partsOf } from "./logParts.ts"
 import { openLog } from "./openLog.ts"
 import { openReader } from "./openReader.ts"
 import { cacheSizeError, kvOptionsError } from "./options.ts"
-import { entriesIn, framesOf, located, Projection, projectionOf, type Source, valueOf, valuesOf } from "./projection.ts"
+import {
+  entriesIn,
+  framesOf,
+  located,
+  Projection,
+  projectionOf,
+  type Source,
+  valueAt,
+  valueOf,
+  valuesOf
+} from "./projection.ts"
 import type { Resume } from "./repair.ts"
 
 const makeRead = (
@@ -105,11 +116,13 @@ const takeTurns = ({ refusal, turn }: LogParts) =>
 ): Effect.Effect<A, E | Log.WriteError, R> => {
   const refused = refusal() ?? limit
   if (refused !== undefined) return Effect.fail(refused)
+  const itself = Effect.die(new Error("a write in the Effect of a modifyEffect of the same store waits for itself"))
   const late = Effect.suspend((): Effect.Effect<A, E | Log.WriteError, R> => {
     const late = refusal()
     return late === undefined ? work() : Effect.fail(late)
   })
-  return otherwise === undefined ? turn.hold(late) : turn.holdNow(late, otherwise)
+  const held = otherwise === undefined ? turn.hold(late) : turn.holdNow(late, otherwise)
+  return Effect.withFiber((fiber) => turn.isHeldBy(fiber) ? itself : held)
 }
 
 /** For an import. */
@@ -140,6 +153,42 @@ const makeParts = (
   }
 }
 
+const makeModify = (
+  { settled, write, writeAll }: LogParts,
+  source: Source,
+  projection: Projection,
+  get: KvRead["get"],
+  inTurn: ReturnType<typeof takeTurns>
+): KvService["modifyEffect"] => {
+  const setOrDelete = (key: Uint8Array, value: Bytes | undefined): Effect.Effect<unknown, Log.WriteError> => {
+    if (value === undefined) return write({ type: "Delete", key })
+    const full = noRoomForKey(projection, key)
+    return full === undefined ? write({ type: "Put", key, payload: value }) : Effect.fail(full)
+  }
+  return (key, f) =>
+    settled(Effect.suspend(() => {
+      // The caller may use its memory again before the value has been read.
+      const own = ownBytes(toBytes(key))
+      return inTurn(() => {
+        const place = projection.placeOf(own)
+        // `f` may have changed the bytes that it was given.
+        const isStored = (current: Uint8Array | undefined) =>
+          current === undefined || place === undefined
+            ? Effect.succeed(current === undefined)
+            : Effect.map(valueAt(source, own, place), (stored) => Buffer.compare(stored, current) === 0)
+        return Effect.flatMap(get(own), (current) =>
+          Effect.flatMap(anEffect(f(current)), ([answer, value]) => {
+            const written = Effect.flatMap(
+              value === current ? isStored(current) : Effect.succeed(false),
+              // Also what another has written is to be durable with it.
+              (isUnchanged) => isUnchanged ? writeAll([]) : setOrDelete(own, value)
+            )
+            return Effect.as(written, answer)
+          }))
+      })
+    }))
+}
+
 /** A record that is told by its type. */
 type KeyRecord = Exclude<Log.RecordInput, Bytes>
 
@@ -161,23 +210,7 @@ const makeWrite = (
       return full === undefined ? writeNext(record) : Effect.fail(full)
     }, recordLimit(toEntry(record)))
   const write = (record: KeyRecord) => (turn.isHeld ? undefined : appendNow(record)) ?? writeInTurn(record)
-  const modifyEffect: KvService["modifyEffect"] = (key, f) =>
-    settled(Effect.suspend(() => {
-      // The caller may use its memory again before the value has been read.
-      const own = ownBytes(toBytes(key))
-      return inTurn(() =>
-        Effect.flatMap(read.get(own), (current) =>
-          Effect.flatMap(anEffect(f(current)), ([answer, value]) => {
-            // Also what another has written is to be durable with it.
-            if (value === current) return Effect.as(writeAll([]), answer)
-            if (value === undefined) return Effect.as(writeNext({ type: "Delete", key: own }), answer)
-            const full = noRoomForKey(projection, own)
-            return full === undefined
-              ? Effect.as(writeNext({ type: "Put", key: own, payload: value }), answer)
-              : Effect.fail(full)
-          }))
-      )
-    }))
+  const modifyEffect = makeModify(logParts, source, projection, read.get, inTurn)
   const kv: KvService = {
     ...read,
     put: (key, value) =>
@@ -272,10 +305,11 @@ export const kvOverLog = (
   closeOnFailure(Effect.gen(function*() {
     const parts = yield* partsOf(log)
     const projection = yield* orFull(projectionOfLog(log, parts))
-    // Before the index stops following.
+    // Before the index stops following, and before that, in this order: nothing more begins, and what has begun ends.
+    const underWay = yield* endedAtClose
     const closed = yield* untilScopeCloses
     const because = (operation: string) => () => closed(operation, log.directory)
-    return makeWrite(log, untilClosed(parts, because("write")), projection, because("read"))
+    return makeWrite(log, untilClosed(parts, because("write"), underWay), projection, because("read"))
   }))
 
 /** Says why nothing is answered, once all that the scope got after this has been let go of. */
@@ -289,12 +323,34 @@ const untilScopeCloses = Effect.gen(function*() {
   return (operation: string, directory: string) => isClosed ? closedError(operation, directory) : undefined
 })
 
+/** Has the scope wait for the end of what is under way when it closes. */
+const endedAtClose = Effect.gen(function*() {
+  let underWay = 0
+  const ended = Latch.makeUnsafe(true)
+  yield* Effect.addFinalizer(() => ended.await)
+  const leave = Effect.sync(() => {
+    if (--underWay === 0) ended.openUnsafe()
+  })
+  return <A, E>(work: Effect.Effect<A, E>): Effect.Effect<A, E> =>
+    Effect.uninterruptibleMask((restore) =>
+      Effect.suspend(() => {
+        underWay++
+        ended.closeUnsafe()
+        return Effect.ensuring(restore(work), leave)
+      })
+    )
+})
+
 /** The parts of a log for a store that can close before it: from then on its index does not follow. */
-const untilClosed = (parts: LogParts, closed: () => IoError | undefined): LogParts => {
+const untilClosed = (
+  parts: LogParts,
+  closed: () => IoError | undefined,
+  underWay: <A, E>(work: Effect.Effect<A, E>) => Effect.Effect<A, E>
+): LogParts => {
   const whileOpen = <A>(write: () => Effect.Effect<A, Log.WriteError>): Effect.Effect<A, Log.WriteError> =>
     Effect.suspend((): Effect.Effect<A, Log.WriteError> => {
       const error = closed()
-      return error === undefined ? write() : Effect.fail(error)
+      return error === undefined ? underWay(write()) : Effect.fail(error)
     })
   return {
     ...parts,

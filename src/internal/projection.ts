@@ -195,9 +195,16 @@ export const valueOf = (
   key: Uint8Array
 ): Effect.Effect<Uint8Array<ArrayBuffer> | undefined, IoError | CorruptSegment> => {
   const place = projection.placeOf(key)
-  if (place === undefined) return noValue
-  return readOr(source, key, place, source.files.valueNow(key, place))
+  return place === undefined ? noValue : valueAt(source, key, place)
 }
+
+/** The value of a key whose record is at that place. */
+export const valueAt = (
+  source: Source,
+  key: Uint8Array,
+  place: Place
+): Effect.Effect<Uint8Array<ArrayBuffer>, IoError | CorruptSegment> =>
+  readOr(source, key, place, source.files.valueNow(key, place))
 
 /** What was read in this step, or else what can be read in more. */
 const readOr = (

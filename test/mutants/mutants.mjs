@@ -664,10 +664,28 @@ const waiting = [
     caughtBy: "fails who waits when it closes, and who comes then"
   },
   {
+    name: "closed-store-does-not-wait",
+    claim: "Nothing lands after a scope has closed, nor behind a Kv that was over a log.",
+    file: "src/internal/openKv.ts",
+    find: "yield* Effect.addFinalizer(() => ended.await)",
+    replace: "",
+    test: "test/Kv.test.ts",
+    caughtBy: "that closes before its log has the writes that had begun end first"
+  },
+  {
+    name: "changed-in-place-is-unchanged",
+    claim: "A value that a modify changes in place is a new value.",
+    file: "src/internal/openKv.ts",
+    find: "value === current ? isStored(current) : Effect.succeed(false)",
+    replace: "Effect.succeed(value === current)",
+    test: "test/Kv.test.ts",
+    caughtBy: "a value that is changed in place is a new value"
+  },
+  {
     name: "closed-store-over-a-log-goes-on",
     claim: "A store over a log ends with its scope.",
     file: "src/internal/openKv.ts",
-    find: "untilClosed(parts, because(\"write\"))",
+    find: "untilClosed(parts, because(\"write\"), underWay)",
     replace: "parts",
     test: "test/Kv.test.ts",
     caughtBy: "answers no call for values, and writes nothing, when its scope has closed before the log's"

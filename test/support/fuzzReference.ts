@@ -236,7 +236,7 @@ const txidBefore = (
 /** What is whole in a store, and what is not. */
 interface Whole {
   readonly records: ReadonlyArray<ReferenceRecord>
-  readonly gaps: ReadonlyArray<{ segment: number; offset: number; bytes: number; reason: string }>
+  readonly gaps: ReadonlyArray<{ segment: number; offset: number; bytes: number; reason: string; torn: boolean }>
 }
 
 /**
@@ -251,6 +251,7 @@ export const wholeOf = (segments: ReadonlyArray<SegmentBytes>): Whole => {
     let isSure = true
     let first = txid
     let before = txid
+    let torn: boolean | undefined
     for (let at = 0; at < bytes.length;) {
       const there = framesFrom(bytes, at, id)
       records.push(...there.records)
@@ -258,6 +259,8 @@ export const wholeOf = (segments: ReadonlyArray<SegmentBytes>): Whole => {
       if (isSure) txid = before
       if (at === 0) first = txid
       if (there.end === bytes.length) break
+      const active = id === segments.at(-1)?.id
+      torn ??= verdictAt(bytes, { segment: id, offset: there.end, active, txid }).verdict === "Torn"
       const known = knownEnd(bytes, there.end, before)
       at = known ?? there.end + 1
       const isGoingOn = frameAt(bytes, at).ok && at === known
@@ -265,7 +268,7 @@ export const wholeOf = (segments: ReadonlyArray<SegmentBytes>): Whole => {
       isSure &&= isGoingOn
       const damaged = frameAt(bytes, there.end)
       const reason = damaged.ok ? "none" : damaged.reason
-      gaps.push({ segment: id, offset: there.end, bytes: at - there.end, reason })
+      gaps.push({ segment: id, offset: there.end, bytes: at - there.end, reason, torn })
     }
   }
   return { records, gaps }
