@@ -256,6 +256,9 @@ export interface Cache {
  * What can be done with a store that is open for write. Keys and values that are given to a call, or answered by `f`,
  * may not be changed until it has resolved: until then it is open what is written.
  *
+ * The first write that fails is an `IoError`, and later ones `WriterPoisoned`, as of a `Log`: what failed may be there
+ * all the same when the store is opened again, so look before a `modify` is repeated that must not count twice.
+ *
  * @category models
  * @since 0.1.0
  */
@@ -380,8 +383,12 @@ export const makeWithLog: (
 ) => Effect.Effect<{ readonly kv: KvService; readonly log: Log.LogService }, OpenError, Scope.Scope> = openKv
 
 /**
- * Opens a store over a log that is open. What is appended to that log directly shows in it too. Its cache is the usual
- * one, of 32 MiB at most: see `Cache`.
+ * Opens a store over a log that is open, whose records it reads once more for that; `makeWithLog` opens both with one
+ * reading, or a checkpoint. What is appended to that log directly shows in it too. Its cache is the usual one, of
+ * 32 MiB at most: see `Cache`.
+ *
+ * Over a log that is wrapped (`{ ...log, append: … }`) all goes through the wrapper's own members: calls of several
+ * fibers under the durability `always` do not share an fsync then.
  *
  * @category constructors
  * @since 0.1.0

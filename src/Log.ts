@@ -183,6 +183,10 @@ export interface Appended {
 /**
  * What can be done with a log that is open for write.
  *
+ * The first write, sync or rotation that fails is an `IoError`, and stops the writer: what mutates fails with
+ * `WriterPoisoned` from then on, until the log is closed and opened again. Whether the records of a call that failed so
+ * are there then is not known before: they may be. `LimitExceeded` has written nothing, unless a member says otherwise.
+ *
  * @category models
  * @since 0.1.0
  */
@@ -213,8 +217,8 @@ export interface LogService {
 
   /**
    * Calls `observer` with every record as it is written, in order and in the step that writes it, until the scope
-   * closes; gives the position where the log ends, and the first of them will stand unless it begins a segment. The
-   * observer must copy what it keeps of a key or payload, and should not throw: the record is written then, and all
+   * closes; gives the position where the log ends: there the first of them will stand, or at the start of a new
+   * segment. The observer must copy what it keeps of a key or payload, and should not throw: the record is written then, and all
    * other observers are told, but the call that wrote it dies with what was thrown, and of the rest of that batch this
    * observer is not told. What it starts to write comes behind, once all have been told: with `Effect.runFork`, since
    * `runSync` cannot wait for that.

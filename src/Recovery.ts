@@ -1,7 +1,6 @@
 /**
  * From the bytes of a directory to its records, and the verdict on bytes that are none. Written once: opening for
- * write, reading without the lock, verifying, rebuilding an index and repairing all consume the Stream of this
- * module.
+ * write, reading without the lock, verifying, rebuilding an index and repairing all go by the same reading.
  *
  * | where | what is found | verdict |
  * | --- | --- | --- |

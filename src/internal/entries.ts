@@ -48,7 +48,7 @@ export const entriesOf = (records: ReadonlyArray<RecordInput>): ReadonlyArray<En
 /** Made before the clock is looked at. */
 const step_entries = 256
 
-/** `entriesOf` so many that others have their turn between them; none, if one has too much. Nobody changes the list. */
+/** `entriesOf` in steps, between which others have their turn. Fails if one passes a limit. Nobody changes the list. */
 export const entriesInTurns = (
   { isTurnOver }: DiskService,
   records: ReadonlyArray<RecordInput>

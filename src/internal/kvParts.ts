@@ -22,7 +22,7 @@ export interface ReadParts {
 export interface KvParts extends ReadParts {
   /**
    * `putMany` of frames, or of one pair. No interruption comes between what is written and `onWritten`; one that comes
-   * before has nothing written. With `otherwise` it waits for nobody who has the store alone: it is that then.
+   * before has nothing written. `otherwise` is run instead of waiting for somebody who has the store alone.
    */
   readonly putFrames: (
     frames: PutFrames,

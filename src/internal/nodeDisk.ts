@@ -119,7 +119,7 @@ const openDescriptor = (
   rights = 0o666
 ): Effect.Effect<number, IoError> => pooled<number>(operation, path, (done) => NFS.open(path, flags, rights, done))
 
-/** Of what is at a path, those that are not more than usual. */
+/** The rights of what is at a path, as far as they are among the usual ones. */
 const rightsOf = (path: string | undefined, usual: number): Effect.Effect<number> =>
   path === undefined
     ? Effect.succeed(usual)

@@ -17,7 +17,7 @@ import type { From } from "./reading.ts"
  */
 const settled_ms = 3_000
 
-/** Of no time at all between them nothing is left for others. */
+/** Without any time between them, nobody else would have a turn. */
 const between_looks_min = Duration.millis(1)
 
 /** What of a log that is open for write is needed to wait for records. */
