@@ -218,10 +218,10 @@ export interface LogService {
   /**
    * Calls `observer` with every record as it is written, in order and in the step that writes it, until the scope
    * closes; gives the position where the log ends: there the first of them will stand, or at the start of a new
-   * segment. The observer must copy what it keeps of a key or payload, and should not throw: the record is written then, and all
-   * other observers are told, but the call that wrote it dies with what was thrown, and of the rest of that batch this
-   * observer is not told. What it starts to write comes behind, once all have been told: with `Effect.runFork`, since
-   * `runSync` cannot wait for that.
+   * segment. The observer must copy what it keeps of a key or payload, and should not throw: the record is written
+   * then, and all other observers are told, but the call that wrote it dies with what was thrown, and of the rest of
+   * that batch this observer is not told. What it starts to write comes behind, once all have been told: with
+   * `Effect.runFork`, since `runSync` cannot wait for that.
    */
   readonly observe: (
     observer: (record: Frame.LogRecord) => void
