@@ -49,13 +49,13 @@ describe("the main job", () => {
   it.live("loads, kills, recovers, compacts, exports and imports a directory, and leaves stores that hold it", () =>
     Effect.gen(function*() {
       const { out, source } = yield* sourceDirectory
-      const { code, stderr, stdout } = yield* job(source, "--out", out)
+      const { code, stderr, stdout } = yield* job(source, "--out", out, "--kills", "2")
       assert.strictEqual(code, 0, stdout + stderr)
       assert.strictEqual(stderr, "")
       assert.match(stdout, /files +bytes +syncs +time +throughput\n[ -]+\n +8 /)
       assert.include(stdout, "skipped, symbolic link: 2")
       assert.include(stdout, "skipped, above the payload limit: 1")
-      assert.match(stdout, /\d+ torn tails? in \d+ kills|no tail was torn in \d+ kills/)
+      assert.match(stdout, /\d torn tails? in 2 kills|no tail was torn in 2 kills/)
       assert.match(stdout, /= 8 values, .* compared with the files they came from: all the same/)
       assert.match(stdout, /2 files overwritten, 1 deleted, [\d,]+ copies of the killed writers deleted/)
       assert.match(stdout, /= 7 values, .* compared between the two stores: all the same/)
@@ -81,7 +81,7 @@ describe("the main job", () => {
   it.live("a store that holds other bytes than the source makes it fail, and is named", () =>
     Effect.gen(function*() {
       const { out, source } = yield* sourceDirectory
-      const child = yield* start(process.execPath, [launcher, source, "--out", out])
+      const child = yield* start(process.execPath, [launcher, source, "--out", out, "--kills", "1"])
       yield* child.until("2. Kill")
       // The files are loaded and synced, and not compared yet. The first record is replaced by another, as sound.
       const segment = Recovery.segmentPath(NodePath.join(out, "store"), 1)
@@ -102,7 +102,7 @@ describe("the main job", () => {
   it.live("a store that is damaged makes it fail with the store's own error", () =>
     Effect.gen(function*() {
       const { out, source } = yield* sourceDirectory
-      const child = yield* start(process.execPath, [launcher, source, "--out", out])
+      const child = yield* start(process.execPath, [launcher, source, "--out", out, "--kills", "1"])
       yield* child.until("2. Kill")
       const fd = NFS.openSync(Recovery.segmentPath(NodePath.join(out, "store"), 1), "r+")
       NFS.writeSync(fd, noise(1, 5), 0, 1, 100)
@@ -115,7 +115,14 @@ describe("the main job", () => {
   it.live("stores left inside the source are not loaded, and a file that is changed meanwhile is no difference", () =>
     Effect.gen(function*() {
       const { source } = yield* sourceDirectory
-      const child = yield* start(process.execPath, [launcher, source, "--out", NodePath.join(source, "sub", "out")])
+      const child = yield* start(process.execPath, [
+        launcher,
+        source,
+        "--kills",
+        "1",
+        "--out",
+        NodePath.join(source, "sub", "out")
+      ])
       yield* child.until("2. Kill")
       NFS.writeFileSync(NodePath.join(source, "ünïcode.txt"), "new")
       const { code, stderr, stdout } = yield* child.ended
@@ -154,7 +161,8 @@ describe("the main job", () => {
         [[parent, "--out", parent], `${parent}: not empty`],
         [[parent, "--out", path("file")], `${path("file")}: not a directory`],
         [[parent, path("empty")], "one directory is taken, not 2"],
-        [["--wat"], "Unknown option '--wat'"]
+        [["--wat"], "Unknown option '--wat'"],
+        [[path("empty"), "--kills", "none"], "--kills is a number from 1 to 9999"]
       ]
       yield* Effect.forEach(refused, refuse, { concurrency: 2, discard: true })
       assert.deepStrictEqual(NFS.readdirSync(parent).sort(), ["empty", "file"])

@@ -1,6 +1,6 @@
 /**
- * Step 2: a process that writes into the store is killed with SIGKILL at a random moment, again and again until a kill
- * has cut a record in two, and each time the store is opened, mended and compared with what the process had said before
+ * Step 2: a process that writes into the store is killed with SIGKILL at a random moment, as often as asked, or until a
+ * kill has cut a record in two, and each time the store is opened, mended and compared with what the process had said before
  * it died.
  */
 import { type Errors, Kv, type Log } from "effect-datawal"
@@ -36,7 +36,7 @@ export interface Kill {
   readonly differences: ReadonlyArray<Difference>
 }
 
-/** Always so many kills, and then on until a tail was torn, a number of kills or a time is reached. */
+/** Unless asked: always so many kills, and then on until a tail was torn, a number of kills or a time is reached. */
 const kills_min = 3
 const kills_max = 20
 const kills_ms_max = 15_000
@@ -120,15 +120,18 @@ export const crash = Effect.fnUntraced(function*(
   store: string,
   source: SourceReader,
   files: ReadonlyArray<SourceFile>,
-  events: Log.Log["Service"]
+  events: Log.Log["Service"],
+  asked: number | undefined
 ) {
   const byKey = new Map(files.map((file) => [keyOf(file), file]))
   const started = yield* Clock.currentTimeMillis
   const kills: Array<Kill> = []
   const isEnough = (now: number) =>
-    kills.length >= kills_min &&
-    (kills.some(({ report }) => report.tail_truncated === 1) || kills.length >= kills_max ||
-      now - started > kills_ms_max)
+    asked === undefined
+      ? kills.length >= kills_min &&
+        (kills.some(({ report }) => report.tail_truncated === 1) || kills.length >= kills_max ||
+          now - started > kills_ms_max)
+      : kills.length >= asked
   while (!isEnough(yield* Clock.currentTimeMillis)) {
     const round = `kill-${kills.length + 1}`
     const acknowledged = yield* runAndKill(store, round, Math.min(delay_ms_max, delay_ms_step * (kills.length + 1)))

@@ -92,7 +92,7 @@ const killing = Effect.fnUntraced(function*(
   verdict: Verdict
 ) {
   yield* Show.step(2, "Kill a writer with SIGKILL while it copies the files in the store, and open the store again")
-  const kills = yield* crash(places(options.out).store, source, files, events)
+  const kills = yield* crash(places(options.out).store, source, files, events, options.kills)
   yield* Show.print(Show.table(
     ["kill", "after", "synced", "written", "found", "tail", "bytes cut", "where", "kept in"],
     kills.map(killRow)

@@ -8,23 +8,31 @@ import * as NodePath from "node:path"
 import * as NodeUtil from "node:util"
 import { hasFile } from "./source.ts"
 
-export const usage = `usage: npm start -- [DIR] [--out DIR]
+export const usage = `usage: npm start -- [DIR] [--out DIR] [--kills N]
 
 Loads every file of DIR into a store, kills a writer in the middle of a write, recovers, compares, compacts, exports and
 imports. DIR is the source of the installed effect package unless given; --out is where the stores are left (a directory
-that is empty or absent), by default a new one in ${NodeOS.tmpdir()}.`
+that is empty or absent), by default a new one in ${NodeOS.tmpdir()}. --kills is how many writers are killed; unless
+given, at least three, until one has left a record cut in two.`
 
 export interface Options {
   /** The directory that is loaded, without symbolic links in its own path. */
   readonly source: string
   /** The directory the stores are left in, likewise. */
   readonly out: string
+  /** How many writers are killed; `undefined` for as many as it takes. */
+  readonly kills: number | undefined
 }
 
 /** What the user can mend: said in one line, with exit code 1. */
 export class Refused extends Data.TaggedError("Refused")<{ readonly message: string }> {}
 
-type Arguments = { readonly source: string | undefined; readonly out: string | undefined; readonly help: boolean }
+interface Arguments {
+  readonly source: string | undefined
+  readonly out: string | undefined
+  readonly kills: number | undefined
+  readonly help: boolean
+}
 
 const parse = (args: ReadonlyArray<string>): Effect.Effect<Arguments, Refused> =>
   Effect.try({
@@ -32,10 +40,16 @@ const parse = (args: ReadonlyArray<string>): Effect.Effect<Arguments, Refused> =
       const { positionals, values } = NodeUtil.parseArgs({
         args: [...args],
         allowPositionals: true,
-        options: { out: { type: "string" }, help: { type: "boolean", short: "h", default: false } }
+        options: {
+          out: { type: "string" },
+          kills: { type: "string" },
+          help: { type: "boolean", short: "h", default: false }
+        }
       })
       if (positionals.length > 1) throw new Error(`one directory is taken, not ${positionals.length}`)
-      return { source: positionals[0], out: values.out, help: values.help }
+      const { help, kills, out } = values
+      if (kills !== undefined && !/^[1-9]\d{0,3}$/.test(kills)) throw new Error("--kills is a number from 1 to 9999")
+      return { source: positionals[0], out, kills: kills === undefined ? undefined : Number(kills), help }
     },
     catch: (cause) => new Refused({ message: cause instanceof Error ? cause.message : String(cause) })
   })
@@ -74,7 +88,7 @@ export const resolve = Effect.fnUntraced(function*(
   if (!(yield* Effect.promise(() => hasFile(source)))) {
     return yield* new Refused({ message: `${asked}: there is no file to load` })
   }
-  return { source, out: yield* makeOut(parsed.out) }
+  return { source, out: yield* makeOut(parsed.out), kills: parsed.kills }
 })
 
 const makeOut = Effect.fnUntraced(function*(asked: string | undefined): Effect.fn.Return<string, Refused> {
