@@ -46,7 +46,7 @@ export interface ReaderService {
    * `streamFrom`, but instead of ending it waits for what another process writes next, and looks for it `every` so
    * long, 100 milliseconds by default and one at least. It ends when the reader's scope has closed, at its next look.
    * At a torn tail it waits until a writer goes on, or cuts it off. While the files stay as they are it asks for their
-   * size and times only.
+   * size and times only. What comes from now on is `{ txid: report.last_txid_seen + 1 }`, with the report of `inspect`.
    */
   readonly follow: (
     from: From,
