@@ -285,7 +285,8 @@ export interface KvService extends KvRead {
    * (one over a wrapped log and one over the log itself do not know of each other); only what is put into that log
    * itself (`log.appendRecord`) does not wait. `f` is given the value or `undefined` and returns an answer and the new
    * value: `undefined` removes the key, the bytes it was given, as they were, change nothing. If `f` throws, nothing is
-   * written, and the Effect dies with that.
+   * written, and the Effect dies with that. Bytes that are answered as they were given are compared with those of the
+   * file, which are read once more for that.
    */
   readonly modify: <A>(
     key: Bytes,
@@ -295,7 +296,8 @@ export interface KvService extends KvRead {
   /**
    * `modify` with an Effect in the middle. If that fails, or is interrupted, nothing is written, and its failure is
    * that of the whole. All other writes of this store wait for it, so it must not write here itself, which dies: it
-   * would wait for its own end. What it starts in another fiber, and waits for, waits for ever. It may read here.
+   * would wait for its own end. A write in another fiber that it waits for, as in a timeout or an `Effect.all` of
+   * several at once, waits for ever. It may read here.
    */
   readonly modifyEffect: <A, E, R>(
     key: Bytes,
@@ -389,6 +391,9 @@ export const makeWithLog: (
  *
  * Over a log that is wrapped (`{ ...log, append: … }`) all goes through the wrapper's own members: calls of several
  * fibers under the durability `always` do not share an fsync then.
+ *
+ * Its scope, when that closes, waits for the writes of this store that have begun: nothing of it lands behind. So it is
+ * not to be closed from within one of them, such as by a member of a wrapped log.
  *
  * @category constructors
  * @since 0.1.0

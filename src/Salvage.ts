@@ -45,8 +45,8 @@ export interface Gap {
   /** Why none starts at `offset`. */
   readonly reason: DamageReason
   /**
-   * Whether a crash, or a writer in the middle of a record, leaves it so: nothing acknowledged was in it. Otherwise
-   * records are lost.
+   * Whether a crash, or a writer in the middle of a record, leaves it so, and the next writer would cut it: nothing
+   * that was durable was in it. It is said of the first damage of a segment, and of all behind that.
    */
   readonly torn: boolean
 }

@@ -647,8 +647,20 @@ describe("modifyEffect", () => {
         Export.fromLines(kv, Stream.make("{\"key_b64\":\"Yg==\",\"value_b64\":\"MQ==\"}\n"))
       ]
       for (const write of writes) {
-        const exit = yield* Effect.exit(kv.modifyEffect("a", () => Effect.as(write, [0, "1"] as const)))
-        assert.isTrue(Exit.hasDies(exit))
+        const dies = Effect.map(
+          Effect.exit(kv.modifyEffect("a", () => Effect.as(write, [0, "1"] as const))),
+          (exit) => assert.isTrue(Exit.hasDies(exit))
+        )
+        yield* dies
+        // And behind another who had the turn before it.
+        const before = yield* Effect.forkChild(
+          kv.modifyEffect("c", () => Effect.as(Effect.yieldNow, [0, "1"] as const)),
+          {
+            startImmediately: true
+          }
+        )
+        yield* dies
+        yield* Fiber.join(before)
         yield* kv.modify("a", (current) => [0, `${text(current) ?? ""}+`])
       }
       assert.strictEqual(text(yield* kv.get("a")), "+++++++")
@@ -830,6 +842,38 @@ describe("a store over a log that the application provides", () => {
         yield* Fiber.join(rotating)
         yield* Effect.yieldNow
         assert.strictEqual((yield* log.end).txid, txid)
+      }
+    }))
+
+  it.live("that closes before its log has nothing land behind, wherever its writers are by then", () =>
+    Effect.gen(function*() {
+      const log = yield* Effect.flatMap(temporaryDirectory, (directory) => Log.make({ directory }))
+      const writes: ReadonlyArray<(kv: Kv.KvService) => Effect.Effect<unknown, object>> = [
+        (kv) => kv.putMany([["a", "1"]]),
+        (kv) => kv.modify("a", () => [0, "1"])
+      ]
+      for (const write of writes) {
+        const landed = new Set<boolean>()
+        for (
+          const [ops, closing] of [[3, 2_048], [5, 2_048], [6, 2_048], [3, 3]] as const
+        ) {
+          for (let turns = 0; turns < 17; turns++) {
+            const scope = yield* Scope.make()
+            const kv = yield* Scope.provide(Kv.fromLog(log), scope)
+            const before = (yield* log.end).txid
+            const fiber = yield* Effect.forkChild(
+              Effect.provideService(write(kv), References.MaxOpsBeforeYield, ops)
+            )
+            for (let turn = 0; turn < turns; turn++) yield* Effect.yieldNow
+            yield* Effect.provideService(Scope.close(scope, Exit.void), References.MaxOpsBeforeYield, closing)
+            const { txid } = yield* log.end
+            const exit = yield* Fiber.await(fiber)
+            assert.strictEqual((yield* log.end).txid, txid, `${ops} and ${closing} operations a turn, ${turns} turns`)
+            assert.strictEqual(Exit.isSuccess(exit), txid > before)
+            landed.add(txid > before)
+          }
+        }
+        assert.strictEqual(landed.size, 2, "some came before the close, some behind it")
       }
     }))
 

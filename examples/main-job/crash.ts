@@ -1,7 +1,7 @@
 /**
  * Step 2: a process that writes into the store is killed with SIGKILL at a random moment, as often as asked, or until a
- * kill has cut a record in two, and each time the store is opened, mended and compared with what the process had said before
- * it died.
+ * kill has cut a record in two, and each time the store is opened, mended and compared with what the process had said
+ * before it died.
  */
 import { type Errors, Kv, type Log } from "effect-datawal"
 import * as Clock from "effect/Clock"

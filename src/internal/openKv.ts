@@ -107,6 +107,10 @@ const orFull = Effect.catchDefect((defect) =>
 const noRoomForKey = (projection: Projection, key: Uint8Array): LimitExceeded | undefined =>
   projection.hasRoom(1, key.length) || projection.has(key) ? undefined : noRoom(projection, 1, key.length)
 
+const waitsForItself = Effect.suspend(() =>
+  Effect.die(new Error("a write in the Effect of a modifyEffect of the same store waits for itself"))
+)
+
 // Nobody waits for what will be refused: the turn can be another's for as long as it likes.
 const takeTurns = ({ refusal, turn }: LogParts) =>
 <A, E, R>(
@@ -116,13 +120,12 @@ const takeTurns = ({ refusal, turn }: LogParts) =>
 ): Effect.Effect<A, E | Log.WriteError, R> => {
   const refused = refusal() ?? limit
   if (refused !== undefined) return Effect.fail(refused)
-  const itself = Effect.die(new Error("a write in the Effect of a modifyEffect of the same store waits for itself"))
   const late = Effect.suspend((): Effect.Effect<A, E | Log.WriteError, R> => {
     const late = refusal()
     return late === undefined ? work() : Effect.fail(late)
   })
   const held = otherwise === undefined ? turn.hold(late) : turn.holdNow(late, otherwise)
-  return Effect.withFiber((fiber) => turn.isHeldBy(fiber) ? itself : held)
+  return Effect.withFiber((fiber) => turn.isHeldBy(fiber) ? waitsForItself : held)
 }
 
 /** For an import. */
@@ -157,7 +160,6 @@ const makeModify = (
   { settled, write, writeAll }: LogParts,
   source: Source,
   projection: Projection,
-  get: KvRead["get"],
   inTurn: ReturnType<typeof takeTurns>
 ): KvService["modifyEffect"] => {
   const setOrDelete = (key: Uint8Array, value: Bytes | undefined): Effect.Effect<unknown, Log.WriteError> => {
@@ -171,15 +173,13 @@ const makeModify = (
       const own = ownBytes(toBytes(key))
       return inTurn(() => {
         const place = projection.placeOf(own)
-        // `f` may have changed the bytes that it was given.
-        const isStored = (current: Uint8Array | undefined) =>
-          current === undefined || place === undefined
-            ? Effect.succeed(current === undefined)
-            : Effect.map(valueAt(source, own, place), (stored) => Buffer.compare(stored, current) === 0)
-        return Effect.flatMap(get(own), (current) =>
+        // Of that very record: what is put into the log itself does not wait for the turn.
+        const read = () => place === undefined ? Effect.succeed(undefined) : valueAt(source, own, place)
+        return Effect.flatMap(read(), (current) =>
           Effect.flatMap(anEffect(f(current)), ([answer, value]) => {
             const written = Effect.flatMap(
-              value === current ? isStored(current) : Effect.succeed(false),
+              // `f` may have changed the bytes that it was given.
+              value === current ? Effect.map(Effect.suspend(read), isSame(current)) : Effect.succeed(false),
               // Also what another has written is to be durable with it.
               (isUnchanged) => isUnchanged ? writeAll([]) : setOrDelete(own, value)
             )
@@ -188,6 +188,9 @@ const makeModify = (
       })
     }))
 }
+
+const isSame = (a: Uint8Array | undefined) => (b: Uint8Array | undefined): boolean =>
+  a === undefined || b === undefined ? a === b : Buffer.compare(a, b) === 0
 
 /** A record that is told by its type. */
 type KeyRecord = Exclude<Log.RecordInput, Bytes>
@@ -210,7 +213,7 @@ const makeWrite = (
       return full === undefined ? writeNext(record) : Effect.fail(full)
     }, recordLimit(toEntry(record)))
   const write = (record: KeyRecord) => (turn.isHeld ? undefined : appendNow(record)) ?? writeInTurn(record)
-  const modifyEffect = makeModify(logParts, source, projection, read.get, inTurn)
+  const modifyEffect = makeModify(logParts, source, projection, inTurn)
   const kv: KvService = {
     ...read,
     put: (key, value) =>
@@ -331,12 +334,12 @@ const endedAtClose = Effect.gen(function*() {
   const leave = Effect.sync(() => {
     if (--underWay === 0) ended.openUnsafe()
   })
-  return <A, E>(work: Effect.Effect<A, E>): Effect.Effect<A, E> =>
+  return <A, E>(work: () => Effect.Effect<A, E>): Effect.Effect<A, E> =>
     Effect.uninterruptibleMask((restore) =>
       Effect.suspend(() => {
         underWay++
         ended.closeUnsafe()
-        return Effect.ensuring(restore(work), leave)
+        return Effect.ensuring(restore(Effect.suspend(work)), leave)
       })
     )
 })
@@ -345,12 +348,13 @@ const endedAtClose = Effect.gen(function*() {
 const untilClosed = (
   parts: LogParts,
   closed: () => IoError | undefined,
-  underWay: <A, E>(work: Effect.Effect<A, E>) => Effect.Effect<A, E>
+  underWay: <A, E>(work: () => Effect.Effect<A, E>) => Effect.Effect<A, E>
 ): LogParts => {
+  // Counted before it is looked whether it is open: between the two the scope can close.
   const whileOpen = <A>(write: () => Effect.Effect<A, Log.WriteError>): Effect.Effect<A, Log.WriteError> =>
-    Effect.suspend((): Effect.Effect<A, Log.WriteError> => {
+    underWay(() => {
       const error = closed()
-      return error === undefined ? underWay(write()) : Effect.fail(error)
+      return error === undefined ? write() : Effect.fail(error)
     })
   return {
     ...parts,

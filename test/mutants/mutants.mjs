@@ -664,6 +664,44 @@ const waiting = [
     caughtBy: "fails who waits when it closes, and who comes then"
   },
   {
+    name: "write-in-a-modify-waits-for-itself",
+    claim: "A write in the Effect of a modifyEffect dies, whether or not that had to wait for its turn.",
+    file: "src/internal/gate.ts",
+    find: "const held = Effect.suspend(() => {\n          this.#holder = fiber\n",
+    replace: "const held = Effect.suspend(() => {\n",
+    test: "test/Kv.test.ts",
+    caughtBy: "dies of a write of its own, which would wait for itself, and holds up nobody behind it"
+  },
+  {
+    name: "counted-when-it-was-open",
+    claim: "Nothing of a Kv over a log lands behind the close of its scope.",
+    file: "src/internal/openKv.ts",
+    find:
+      "underWay(() => {\n      const error = closed()\n      return error === undefined ? write() : Effect.fail(error)\n    })",
+    replace: "Effect.suspend((): Effect.Effect<A, Log.WriteError> => {\n" +
+      "      const error = closed()\n      return error === undefined ? underWay(write) : Effect.fail(error)\n    })",
+    test: "test/Kv.test.ts",
+    caughtBy: "that closes before its log has nothing land behind, wherever its writers are by then"
+  },
+  {
+    name: "failed-reader-stays-open",
+    claim: "What failed to open holds nothing.",
+    file: "src/Reader.ts",
+    find: "closeOnFailure(openReader(options))",
+    replace: "openReader(options)",
+    test: "test/reading.test.ts",
+    caughtBy: "that could not be made keeps no descriptor, however long the scope lives on"
+  },
+  {
+    name: "lost-records-taken-for-a-torn-tail",
+    claim: "A salvage says which gaps are of a torn tail.",
+    file: "src/Salvage.ts",
+    find: "if (!isActive) return false",
+    replace: "",
+    test: "test/Salvage.test.ts",
+    caughtBy: "is every frame before, between and behind any damage, in order, and the rest are gaps"
+  },
+  {
     name: "closed-store-does-not-wait",
     claim: "Nothing lands after a scope has closed, nor behind a Kv that was over a log.",
     file: "src/internal/openKv.ts",
@@ -676,7 +714,7 @@ const waiting = [
     name: "changed-in-place-is-unchanged",
     claim: "A value that a modify changes in place is a new value.",
     file: "src/internal/openKv.ts",
-    find: "value === current ? isStored(current) : Effect.succeed(false)",
+    find: "value === current ? Effect.map(Effect.suspend(read), isSame(current)) : Effect.succeed(false)",
     replace: "Effect.succeed(value === current)",
     test: "test/Kv.test.ts",
     caughtBy: "a value that is changed in place is a new value"
