@@ -3,7 +3,7 @@
  * left behind, and what the next open finds.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Arbitrary, Deferred, Effect, Exit, Fiber, Latch, References, Schema, Stream } from "effect"
+import { Arbitrary, Deferred, Effect, Exit, Fiber, References, Schema, Stream } from "effect"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import * as Disk from "../src/Disk.ts"
@@ -12,7 +12,6 @@ import * as Export from "../src/Export.ts"
 import * as Frame from "../src/Frame.ts"
 import { logParts } from "../src/internal/logParts.ts"
 import { nodeDisk } from "../src/internal/nodeDisk.ts"
-import { PutBuffer } from "../src/internal/putBuffer.ts"
 import * as Kv from "../src/Kv.ts"
 import * as Lock from "../src/Lock.ts"
 import * as Log from "../src/Log.ts"
@@ -424,37 +423,6 @@ describe("a failing disk under the log", () => {
         assert.isTrue(Exit.isFailure(yield* Fiber.join(late)), "it says that it is written")
         assert.strictEqual(writes, before)
       })).pipe(Effect.provideService(Disk.Disk, disk))
-    }))
-
-  it.live("nothing is written any more once a sync has failed, not even the rest of an import's frames", () =>
-    Effect.gen(function*() {
-      const disk = new FaultyDisk()
-      const gate = Latch.makeUnsafe()
-      const late: Disk.DiskService = {
-        ...disk.service,
-        open: (path, mode) =>
-          Effect.map(
-            disk.service.open(path, mode),
-            (file) => ({ ...file, sync: Effect.andThen(gate.await, file.sync) })
-          ),
-        isTurnOver: () => {
-          if (disk.count("appendNow") > 1) gate.openUnsafe()
-          return true
-        }
-      }
-      yield* Effect.scoped(Effect.gen(function*() {
-        const log = yield* Log.make({ directory: yield* temporaryDirectory })
-        const { writeFrames } = yield* logParts(log)
-        yield* log.append("first")
-        disk.failNext("sync", "EIO", { path: ".dwal" })
-        const syncing = yield* Effect.forkChild(Effect.flip(log.sync), { startImmediately: true })
-        const frames = new PutBuffer()
-        while (frames.put(new Uint8Array(4), new Uint8Array(0)));
-        assert.isAbove(frames.to, 8_000)
-        const exit = yield* Effect.exit(writeFrames(frames))
-        assert.strictEqual((yield* Fiber.join(syncing))._tag, "IoError")
-        assert.isTrue(Exit.isFailure(exit), "the frames are said to be written, though the writer had stopped")
-      })).pipe(Effect.provideService(Disk.Disk, late))
     }))
 
   it.live("all who waited for the fsync that failed are told so, and it is not repeated", () =>

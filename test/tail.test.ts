@@ -1,6 +1,6 @@
 /** Following a log: every record once and in order, those that are there and those that come. */
 import { assert, describe, it } from "@effect/vitest"
-import { Clock, Deferred, Effect, Exit, Fiber, Queue, Scope, Stream } from "effect"
+import { Clock, Deferred, type Duration, Effect, Exit, Fiber, Queue, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
@@ -234,10 +234,9 @@ describe("of a reader beside a writer", () => {
         // A look has ended when what follows goes to sleep until the next.
         const clock = yield* Clock.Clock
         let sleeps = 0
-        const counting: Clock.Clock = {
-          ...clock,
-          sleep: (duration) => Effect.suspend(() => (sleeps++, clock.sleep(duration)))
-        }
+        const counting = Object.assign(Object.create(clock) as Clock.Clock, {
+          sleep: (duration: Duration.Duration) => Effect.suspend(() => (sleeps++, clock.sleep(duration)))
+        })
         const following = yield* Effect.forkChild(
           Effect.provideService(
             Stream.runForEach(reader.follow(from), ({ txid }) => Queue.offer(seen, txid)),
@@ -246,10 +245,7 @@ describe("of a reader beside a writer", () => {
           ),
           { startImmediately: true }
         )
-        const asleep = Effect.fnUntraced(function*(times: number) {
-          do yield* eventLoopTurn
-          while (sleeps < times)
-        })
+        const asleep = (times: number) => Effect.repeat(eventLoopTurn, { until: () => sleeps >= times })
         const looks = (count: number) =>
           Effect.forEach(
             numbers(count),

@@ -1520,8 +1520,8 @@ const surviving = [
     find:
       "      // A sync may have failed while the frames before these were written.\n      const refusal = this.#refusal\n      if (refusal !== undefined) return yield* refusal\n",
     replace: "",
-    test: failures,
-    caughtBy: "not even the rest of an import's frames"
+    test: gather,
+    caughtBy: "ends where a sync fails meanwhile: nothing is written behind that"
   },
   {
     name: "taken-back-beside-an-fsync",
@@ -1642,6 +1642,24 @@ const surviving = [
     replace: "    return this.nextPass()",
     test: "test/laterFrames.test.ts",
     caughtBy: "it finds what stands in a claim, with room for no other candidate"
+  },
+  {
+    name: "gathering-passes-damage-by",
+    claim: "No long value that stands behind a damaged one is given out, and the damage is named.",
+    file: "src/internal/gather.ts",
+    find: "if (!Frame.isPutOf(key, shared, view, at, len)) return entries",
+    replace: "if (!Frame.isPutOf(key, shared, view, at, len)) continue",
+    test: gather,
+    caughtBy: "and no other behind it, also where one read has several long ones"
+  },
+  {
+    name: "later-keys-not-copied",
+    claim: "Of many keys that are looked for also the last are those that were asked for.",
+    file: "src/internal/projection.ts",
+    find: "          own()\n          values.push",
+    replace: "          values.push",
+    test: "test/callers.test.ts",
+    caughtBy: "behind a large value that is read: their values are those of the keys that were asked for"
   }
 ]
 
