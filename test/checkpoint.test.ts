@@ -14,11 +14,13 @@ import * as NodePath from "node:path"
 import { crc32 } from "node:zlib"
 import * as Disk from "../src/Disk.ts"
 import { checkpointName, load, save } from "../src/internal/checkpoint.ts"
+import { keepCheckpoint } from "../src/internal/checkpointing.ts"
 import { type Frames, recordsOf } from "../src/internal/frames.ts"
 import type { FrozenKeydir } from "../src/internal/keydir.ts"
 import { noSlots } from "../src/internal/keyTable.ts"
 import { nodeDisk } from "../src/internal/nodeDisk.ts"
 import { openLog } from "../src/internal/openLog.ts"
+import { Projection } from "../src/internal/projection.ts"
 import type { Covered, Resume } from "../src/internal/repair.ts"
 import type { Place } from "../src/internal/segmentFiles.ts"
 import { mix, seeded } from "../src/internal/simulatedRandom.ts"
@@ -1750,4 +1752,22 @@ describe("after a failed sync", () => {
         }
       }))
   }
+})
+
+describe("a checkpoint of an index that has missed a record", () => {
+  it.effect("is not written: the record would be missed for good", () =>
+    Effect.gen(function*() {
+      const disk = newDisk()
+      yield* Effect.scoped(Effect.gen(function*() {
+        const { lock, log } = yield* openLog({ directory })
+        const projection = new Projection()
+        const covered = { records: 0, bytes: 0 }
+        yield* keepCheckpoint({ disk: disk.service, lock, log }, projection, { policy: "always", covered })
+        const key = Buffer.from("a")
+        projection.apply("Put", key, yield* log.appendRecord({ type: "Put", key, payload: "1" }))
+        yield* log.appendRecord({ type: "Put", key: "b", payload: "2" })
+      })).pipe(over(disk))
+      assert.isFalse(disk.files.has(path))
+      yield* inStore(disk, {}, (kv) => Effect.map(entriesOf(kv), (all) => assert.deepStrictEqual(all.length, 2)))
+    }))
 })

@@ -261,6 +261,33 @@ describe("an opening behind an unclean end", () => {
       }
     }))
 
+  it.effect("goes on where the system interrupts it, and fails where the segment is shorter than it was", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const segment = NodePath.join(directory, "00000001.dwal")
+      const lock = NodePath.join(directory, ".lock")
+      NFS.writeFileSync(segment, raw(1, "one"))
+      NFS.writeFileSync(lock, "1\nunsynced 1 0\n")
+      const disk = new FaultyDisk()
+      const shorter: Disk.DiskService = {
+        ...disk.service,
+        open: (path, mode) =>
+          Effect.map(
+            disk.service.open(path, mode),
+            (file) => mode === "update" ? { ...file, read: () => Effect.succeed(0) } : file
+          )
+      }
+      const error = yield* Effect.flip(Effect.scoped(Log.make({ directory }))).pipe(
+        Effect.provideService(Disk.Disk, shorter)
+      )
+      assert.deepInclude(error, { _tag: "IoError", operation: "read", code: "EIO" })
+      assert.match(NFS.readFileSync(lock, "latin1"), /\nunsynced 1 0\n/)
+      for (const kind of ["read", "overwrite"] as const) disk.failNext(kind, "EINTR", { times: 2 })
+      yield* over(disk)(Effect.scoped(Log.make({ directory })))
+      assert.strictEqual(disk.count("overwrite"), 3)
+      assert.isTrue(NFS.readFileSync(segment).equals(raw(1, "one")))
+    }))
+
   it.effect("whose own fsync fails leaves word of that for the next one", () =>
     Effect.gen(function*() {
       const disk = yield* killedBehindSync
@@ -384,6 +411,80 @@ describe("what a failed write has left", () => {
       })).pipe(Effect.provideService(Disk.Disk, late))
       assert.deepStrictEqual(disk.misuse, [])
       assert.strictEqual(disk.count("sync", ".dwal"), 1)
+    }))
+
+  it.live("is taken back behind an fsync under way, not beside it: the system would tell one of the two of a failure", () =>
+    Effect.gen(function*() {
+      const disk = new FaultyDisk()
+      yield* over(disk)(Effect.scoped(Effect.gen(function*() {
+        const log = yield* Log.make({ directory: yield* temporaryDirectory })
+        yield* log.append("one")
+        const held = disk.holdNext("sync", { path: ".dwal" })
+        const syncing = yield* Effect.forkChild(log.sync, { startImmediately: true })
+        yield* held.reached
+        disk.failNext("append", "ENOSPC", { landed: "half" })
+        const writing = yield* Effect.forkChild(Effect.flip(log.append(filled("x", 300_000))))
+        while ((yield* log.refusal) === undefined) yield* eventLoopTurn
+        yield* Effect.sleep("5 millis")
+        const beside = [disk.count("truncate"), disk.count("sync", ".dwal")]
+        yield* held.release
+        yield* Fiber.join(syncing)
+        assert.deepInclude(yield* Fiber.join(writing), { _tag: "IoError", operation: "write" })
+        assert.deepStrictEqual([beside, disk.count("truncate"), disk.count("sync", ".dwal")], [[0, 1], 1, 2])
+      })))
+      assert.deepStrictEqual(disk.misuse, [])
+    }))
+
+  it.live("is taken back also when an fsync fails behind the write", () =>
+    Effect.gen(function*() {
+      const disk = new FaultyDisk()
+      const path = yield* temporaryDirectory
+      const [reached, gate] = [Latch.makeUnsafe(), Latch.makeUnsafe()]
+      const late: Disk.DiskService = {
+        ...disk.service,
+        open: (path, mode) =>
+          Effect.map(
+            disk.service.open(path, mode),
+            (file) => ({ ...file, sync: Effect.andThen(Effect.andThen(reached.open, gate.await), file.sync) })
+          )
+      }
+      yield* Effect.scoped(Effect.gen(function*() {
+        const log = yield* Log.make({ directory: path })
+        const { len } = yield* log.append("one")
+        disk.failNext("sync", "EIO", { path: ".dwal" })
+        const syncing = yield* Effect.forkChild(Effect.flip(log.sync), { startImmediately: true })
+        yield* reached.await
+        disk.failNext("appendNow", "ENOSPC", { landed: "half" })
+        yield* Effect.flip(log.append("two"))
+        yield* gate.open
+        assert.deepInclude(yield* Fiber.join(syncing), { _tag: "IoError", operation: "sync" })
+        return len
+      })).pipe(
+        Effect.provideService(Disk.Disk, late),
+        Effect.map((len) => assert.strictEqual(NFS.statSync(NodePath.join(path, "00000001.dwal")).size, len))
+      )
+      assert.deepStrictEqual(disk.misuse, [])
+    }))
+
+  it.effect("and cannot be taken back durably is noted for all of the segment: nothing is synced behind what is dropped", () =>
+    Effect.gen(function*() {
+      const disk = makeDisk({ directories: [directory] })
+      yield* Effect.gen(function*() {
+        yield* Effect.scoped(Effect.gen(function*() {
+          const log = yield* Log.make({ directory })
+          yield* log.append("one".padEnd(700, "."))
+          disk.fail({ kind: "write", path: ".dwal", code: "ENOSPC", landed: "half" })
+          yield* Effect.flip(log.append("none".padEnd(700, ".")))
+          disk.fail({ kind: "sync", path: ".dwal", code: "EIO", landed: "dropped" })
+        }))
+        assert.match(lockText(disk), /^\d+\nunsynced 1 0\nfailed\n$/)
+        yield* Effect.scoped(Effect.gen(function*() {
+          const log = yield* Log.make({ directory })
+          yield* log.append("two".padEnd(700, "."))
+          yield* log.sync
+          for (const survivor of disk.survivors(5)) assert.deepStrictEqual(yield* payloadsOn(survivor), ["one", "two"])
+        }))
+      }).pipe(onSimulated(disk))
     }))
 })
 

@@ -131,6 +131,50 @@ describe("the gate", () => {
       assert.strictEqual(yield* Fiber.join(inside), "finished")
     }))
 
+  // Whoever is let in runs in the very step in which the one before lets go: those behind him are not let in yet.
+  it.effect("whoever asks again in the step in which he lets go is behind those who wait", () =>
+    Effect.gen(function*() {
+      const gate = new Gate()
+      const seen: Array<string> = []
+      const see = (what: string) => Effect.sync(() => void seen.push(what))
+      const out = yield* Deferred.make<void>()
+      yield* Effect.forkChild(gate.hold(Deferred.await(out)), { startImmediately: true })
+      const again = [
+        gate.hold(see("first")),
+        gate.holdNow(see("overtakes"), see("would have to wait")),
+        gate.hold(see("first again"))
+      ]
+      const first = yield* Effect.forkChild(Effect.all(again), { startImmediately: true })
+      const second = yield* Effect.forkChild(gate.hold(see("second")), { startImmediately: true })
+      yield* Deferred.succeed(out, undefined)
+      yield* Fiber.joinAll([first, second])
+      assert.deepStrictEqual(seen, ["first", "would have to wait", "second", "first again"])
+    }))
+
+  it.effect("whoever takes it at once has it alone, until he lets go", () =>
+    Effect.gen(function*() {
+      const gate = new Gate()
+      const out = yield* Deferred.make<void>()
+      const held = gate.holdNow(Effect.as(Deferred.await(out), "had it"), Effect.succeed("had to wait"))
+      const inside = yield* Effect.forkChild(held, { startImmediately: true })
+      assert.deepStrictEqual([gate.isHeld, gate.isHeldBy(inside)], [true, true])
+      assert.strictEqual(yield* held, "had to wait")
+      const behind = yield* Effect.forkChild(gate.hold(Effect.succeed("behind")), { startImmediately: true })
+      assert.isUndefined(behind.pollUnsafe())
+      yield* Deferred.succeed(out, undefined)
+      assert.deepStrictEqual(yield* Fiber.joinAll([inside, behind]), ["had it", "behind"])
+      assert.deepStrictEqual([inside, behind].map((fiber) => gate.isHeldBy(fiber)), [false, false])
+      assert.isFalse(gate.isHeld)
+    }))
+
+  it.effect("once it is closed, nobody takes it at once either", () =>
+    Effect.gen(function*() {
+      const gate = new Gate<string>()
+      gate.refuse("closed")
+      const exit = yield* Effect.exit(gate.holdNow(Effect.succeed("in"), Effect.succeed("had to wait")))
+      assert.deepStrictEqual(exit, Exit.fail("closed"))
+    }))
+
   it.live("takes for ten times as many who wait about ten times as long", () =>
     Effect.gen(function*() {
       const time = (count: number) =>

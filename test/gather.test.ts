@@ -152,6 +152,24 @@ describe("many values at once", () => {
       }
     }))
 
+  it.effect("all come before the first that is damaged, and no other behind it, also where one read has several long ones", () =>
+    Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const kv = yield* Kv.make({ directory })
+      const refs = yield* kv.putMany(["a", "b", "c", "d"].map((key) => [key, valueOf(1, 4_000)] as const))
+      const offset = refs[2]?.offset ?? 0
+      const file = NFS.openSync(NodePath.join(directory, segmentName(1)), "r+")
+      NFS.writeSync(file, "?", offset + 100)
+      NFS.closeSync(file)
+      const seen: Array<string> = []
+      const entries = kv.entries({ ordered: true })
+      const error = yield* Effect.flip(
+        Stream.runForEach(entries, ({ key }) => Effect.sync(() => void seen.push(text(key) ?? "")))
+      )
+      assert.deepInclude(error, { _tag: "CorruptSegment", offset })
+      assert.deepStrictEqual(seen, ["a", "b"])
+    }))
+
   it.live("of no window comes what the one before it had in its place", () =>
     Effect.gen(function*() {
       const root = yield* temporaryDirectory

@@ -245,6 +245,17 @@ describe("against the definition", () => {
         assert.strictEqual(yield* count(whole.subarray(0, -missing), 8, 0, whole.length), 0)
       }
     }))
+
+  // As long as the first claims, there is no room for the others; and what it claims ends in another piece of the file.
+  it.effect("it finds what stands in a claim, with room for no other candidate, and also where the claim's end is gone", () =>
+    Effect.gen(function*() {
+      const claim = frame({ txid: 9, payloadLength: 140_000 }).subarray(0, 24)
+      const bytes = concat(claim, raw(9, "one"), noise(70_000), raw(9, "two"), noise(80_000))
+      const open = (open_max: number, left: Uint8Array) => countLaterFrames(fileOf(left), 0, bytes.length, 8, open_max)
+      for (const left of [bytes, bytes.subarray(0, 71_000)]) {
+        for (const open_max of [1, 2, 1_000]) assert.strictEqual(yield* open(open_max, left), 2, `${left.length}`)
+      }
+    }))
 })
 
 /** A file in which a frame seems to start every 24 bytes, each as long as it says. */

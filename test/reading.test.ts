@@ -11,6 +11,7 @@ import { fileURLToPath } from "node:url"
 import * as Disk from "../src/Disk.ts"
 import { IoError } from "../src/Errors.ts"
 import * as Frame from "../src/Frame.ts"
+import { nodeDisk } from "../src/internal/nodeDisk.ts"
 import * as Lock from "../src/Lock.ts"
 import * as Log from "../src/Log.ts"
 import * as Reader from "../src/Reader.ts"
@@ -230,6 +231,42 @@ describe("reading in chunks", () => {
       NFS.closeSync(file)
       assert.strictEqual((yield* Effect.flip(reader.read(second)))._tag, "CorruptSegment")
     }))
+
+  it.effect("keeps no descriptor of the file that was replaced", () => {
+    const disk = new FaultyDisk()
+    return Effect.gen(function*() {
+      const directory = yield* temporaryDirectory
+      const write = (payload: string) =>
+        Effect.scoped(Effect.flatMap(Log.make({ directory }), (log) => log.append(payload))).pipe(
+          Effect.provideService(Disk.Disk, nodeDisk)
+        )
+      const first = yield* write("one")
+      const reader = yield* Reader.make({ directory })
+      yield* reader.read(first)
+      const before = disk.openDescriptors
+      NFS.writeFileSync(`${directory}/${Lock.lockFileName}`, "1\nunsynced 1 0\nfailed\n")
+      const second = yield* write("two")
+      assert.strictEqual((yield* reader.read(second)).txid, 2)
+      assert.strictEqual(disk.openDescriptors, before)
+    }).pipe(over(disk))
+  })
+
+  it.effect("lets go of the files that it has open, for one more, where the process or the system can have no more", () => {
+    const disk = new FaultyDisk()
+    return Effect.gen(function*() {
+      const bytes = raw(1, "one")
+      const directory = yield* store({ 1: bytes, 2: raw(2, "two"), 3: raw(3, "three") })
+      const reader = yield* Reader.make({ directory })
+      yield* reader.read({ segment: 1, offset: 0, len: bytes.length })
+      const before = disk.openDescriptors
+      for (const [segment, code] of [[2, "EMFILE"], [3, "ENFILE"]] as const) {
+        disk.failNext("openRead", code, { path: segmentName(segment) })
+        const len = raw(segment, segment === 2 ? "two" : "three").length
+        assert.strictEqual((yield* reader.read({ segment, offset: 0, len })).txid, segment)
+        assert.strictEqual(disk.openDescriptors, before)
+      }
+    }).pipe(over(disk))
+  })
 
   it.effect("reads on in it also where large records are read at once from the file that it has open", () =>
     Effect.gen(function*() {

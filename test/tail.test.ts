@@ -1,6 +1,6 @@
 /** Following a log: every record once and in order, those that are there and those that come. */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Exit, Fiber, Queue, Scope, Stream } from "effect"
+import { Clock, Deferred, type Duration, Effect, Exit, Fiber, Queue, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
@@ -10,6 +10,7 @@ import { nodeDisk } from "../src/internal/nodeDisk.ts"
 import * as Log from "../src/Log.ts"
 import * as Reader from "../src/Reader.ts"
 import { startNode } from "./support/child.ts"
+import { eventLoopTurn } from "./support/crashModel.ts"
 import { FaultyDisk, over, text } from "./support/faultyDisk.ts"
 import { numberOf } from "./support/payloads.mjs"
 import { temporaryDirectory } from "./support/stores.ts"
@@ -109,6 +110,24 @@ describe("of a log that is open for write", () => {
       yield* Fiber.join(following)
       assert.strictEqual(yield* Queue.size(seen), 0)
       assert.deepInclude(yield* Effect.flip(log.append("late")), { _tag: "IoError", code: "EBADF" })
+    }))
+
+  it.live("sees a new segment that ends where the one before it did", () =>
+    Effect.gen(function*() {
+      const scope = yield* Scope.make()
+      const log = yield* Scope.provide(Log.make({ directory: yield* temporaryDirectory }), scope)
+      const seen = yield* Queue.unbounded<number>()
+      const following = yield* Effect.forkChild(
+        Stream.runForEach(log.follow({ segment: 1, offset: 0 }), ({ txid }) => Queue.offer(seen, txid)),
+        { startImmediately: true }
+      )
+      yield* log.append("one")
+      assert.strictEqual(yield* Queue.take(seen), 1)
+      yield* log.rotate
+      yield* log.append("two")
+      yield* Scope.close(scope, Exit.void)
+      yield* Fiber.join(following)
+      assert.deepStrictEqual(yield* Queue.clear(seen), [2])
     }))
 
   it.live("a slow one is given all that was written before the close, and then ends", () =>
@@ -212,15 +231,27 @@ describe("of a reader beside a writer", () => {
         const disk = new FaultyDisk()
         const reader = yield* over(disk)(Reader.make({ directory }))
         const seen = yield* Queue.unbounded<number>()
+        // A look has ended when what follows goes to sleep until the next.
+        const clock = yield* Clock.Clock
+        let sleeps = 0
+        const counting = Object.assign(Object.create(clock) as Clock.Clock, {
+          sleep: (duration: Duration.Duration) => Effect.suspend(() => (sleeps++, clock.sleep(duration)))
+        })
         const following = yield* Effect.forkChild(
-          Stream.runForEach(reader.follow(from), ({ txid }) => Queue.offer(seen, txid)),
+          Effect.provideService(
+            Stream.runForEach(reader.follow(from), ({ txid }) => Queue.offer(seen, txid)),
+            Clock.Clock,
+            counting
+          ),
           { startImmediately: true }
         )
+        const asleep = (times: number) => Effect.repeat(eventLoopTurn, { until: () => sleeps >= times })
         const looks = (count: number) =>
           Effect.forEach(
             numbers(count),
-            () => Effect.andThen(TestClock.withLive(Effect.sleep("3 millis")), TestClock.adjust("100 millis"))
+            () => Effect.suspend(() => Effect.andThen(TestClock.adjust("100 millis"), asleep(sleeps + 1)))
           )
+        yield* asleep(1)
         const opened = () => disk.count("openRead")
         yield* looks(10)
         const early = opened()

@@ -1550,6 +1550,157 @@ const reviewed = [
   }
 ]
 
+const surviving = [
+  {
+    name: "frames-go-on-after-failed-sync",
+    claim: "The rest of an import's frames is not written once a sync has failed.",
+    file: "src/internal/writer.ts",
+    find:
+      "      // A sync may have failed while the frames before these were written.\n      const refusal = this.#refusal\n      if (refusal !== undefined) return yield* refusal\n",
+    replace: "",
+    test: gather,
+    caughtBy: "ends where a sync fails meanwhile: nothing is written behind that"
+  },
+  {
+    name: "taken-back-beside-an-fsync",
+    claim: "What a failed write has left is taken back behind an fsync under way, not beside it.",
+    file: "src/internal/writer.ts",
+    find:
+      "return Effect.andThen(\n      this.#roundsEnd,\n      Effect.catch(cut, ({ operation }) => operation === \"sync\" ? this.#note.writeFailed(from) : Effect.void)\n    )",
+    replace:
+      "return Effect.catch(cut, ({ operation }) => operation === \"sync\" ? this.#note.writeFailed(from) : Effect.void)",
+    test: fsync,
+    caughtBy: "is taken back behind an fsync under way, not beside it"
+  },
+  {
+    name: "taken-back-noted-too-late",
+    claim: "What could not be taken back durably is noted for all of the segment.",
+    file: "src/internal/writer.ts",
+    find: "    const from = { segment: this.#segment, offset: 0 }\n    const cut",
+    replace: "    const from = { segment: this.#segment, offset: this.#offset }\n    const cut",
+    test: fsync,
+    caughtBy: "and cannot be taken back durably is noted for all of the segment"
+  },
+  {
+    name: "part-forgotten-behind-failed-fsync",
+    claim: "A part of a record is taken back also when an fsync fails behind the write.",
+    file: "src/internal/writer.ts",
+    find: "this.#hasPart ||= operation",
+    replace: "this.#hasPart = operation",
+    test: fsync,
+    caughtBy: "is taken back also when an fsync fails behind the write"
+  },
+  {
+    name: "follower-goes-by-the-offset",
+    claim: "Who follows a log sees a new segment, wherever it ends.",
+    file: "src/internal/tail.ts",
+    find: "at.segment !== segment || ",
+    replace: "",
+    test: "test/tail.test.ts",
+    caughtBy: "sees a new segment that ends where the one before it did"
+  },
+  {
+    name: "shorter-segment-is-whole",
+    claim: "A segment that has become shorter is not taken for durable.",
+    file: "src/internal/repair.ts",
+    find: "if (count === 0) return yield* new IoError({ operation: \"read\", path: file.path, code: \"EIO\" })",
+    replace: "if (count === 0) return",
+    test: fsync,
+    caughtBy: "goes on where the system interrupts it, and fails where the segment is shorter than it was"
+  },
+  {
+    name: "interrupted-overwrite-is-abandoned",
+    claim: "EINTR ends no opening that writes a segment over.",
+    file: "src/Disk.ts",
+    find: "yield* retryInterrupted(file.overwrite(bytes, at, end, position + at - start))",
+    replace: "yield* file.overwrite(bytes, at, end, position + at - start)",
+    test: fsync,
+    caughtBy: "goes on where the system interrupts it, and fails where the segment is shorter than it was"
+  },
+  {
+    name: "full-table-of-the-system",
+    claim: "Files that are open only in case they are read again are let go of when the system has no more.",
+    file: "src/internal/segmentFiles.ts",
+    find: " || error.code === \"ENFILE\"",
+    replace: "",
+    test: "test/reading.test.ts",
+    caughtBy: "lets go of the files that it has open, for one more"
+  },
+  {
+    name: "replaced-file-left-open",
+    claim: "Of a file that was replaced no descriptor is kept.",
+    file: "src/internal/segmentFiles.ts",
+    find: "Effect.as(entry.pins === 0 ? entry.file.close : Effect.void, true)",
+    replace: "Effect.succeed(true)",
+    test: "test/reading.test.ts",
+    caughtBy: "keeps no descriptor of the file that was replaced"
+  },
+  {
+    name: "checkpoint-of-a-part",
+    claim: "No checkpoint is written of an index that has missed a record.",
+    file: "src/internal/checkpointing.ts",
+    find:
+      "state.bytes === segments.reduce((sum, { bytes }) => sum + bytes, 0) ? write(state, segments, txid) : Effect.void",
+    replace: "write(state, segments, txid)",
+    test: checkpoint,
+    caughtBy: "is not written: the record would be missed for good"
+  },
+  {
+    name: "gate-overtaken",
+    claim: "Whoever asks again as he lets go is behind those who wait.",
+    file: "src/internal/gate.ts",
+    find: "if (!this.isHeld && this.#waiting.size === 0) {",
+    replace: "if (!this.isHeld) {",
+    test: "test/gate.test.ts",
+    caughtBy: "whoever asks again in the step in which he lets go is behind those who wait"
+  },
+  {
+    name: "gate-overtaken-at-once",
+    claim: "Nobody takes a turn at once that others wait for.",
+    file: "src/internal/gate.ts",
+    find: "if (this.isHeld || this.#waiting.size > 0) return restore(otherwise)",
+    replace: "if (this.isHeld) return restore(otherwise)",
+    test: "test/gate.test.ts",
+    caughtBy: "whoever asks again in the step in which he lets go is behind those who wait"
+  },
+  {
+    name: "gate-open-once-closed",
+    claim: "A gate that is closed lets nobody through at once.",
+    file: "src/internal/gate.ts",
+    find: "        if (this.#refused !== undefined) return this.#refused\n        if (this.isHeld || ",
+    replace: "        if (this.isHeld || ",
+    test: "test/gate.test.ts",
+    caughtBy: "once it is closed, nobody takes it at once either"
+  },
+  {
+    name: "undecided-frames-hide-others",
+    claim: "Frames that claim more than the file has hide no others.",
+    file: "src/internal/laterFrames.ts",
+    find: "    this.#heapLength = 0\n    return this.nextPass()",
+    replace: "    return this.nextPass()",
+    test: "test/laterFrames.test.ts",
+    caughtBy: "it finds what stands in a claim, with room for no other candidate"
+  },
+  {
+    name: "gathering-passes-damage-by",
+    claim: "No long value that stands behind a damaged one is given out, and the damage is named.",
+    file: "src/internal/gather.ts",
+    find: "if (!Frame.isPutOf(key, shared, view, at, len)) return entries",
+    replace: "if (!Frame.isPutOf(key, shared, view, at, len)) continue",
+    test: gather,
+    caughtBy: "and no other behind it, also where one read has several long ones"
+  },
+  {
+    name: "later-keys-not-copied",
+    claim: "Of many keys that are looked for also the last are those that were asked for.",
+    file: "src/internal/projection.ts",
+    find: "          own()\n          values.push",
+    replace: "          values.push",
+    test: "test/callers.test.ts",
+    caughtBy: "behind a large value that is read: their values are those of the keys that were asked for"
+  }
+]
+
 export const mutants = [
   ...cutting,
   ...verdicts,
@@ -1563,5 +1714,6 @@ export const mutants = [
   ...sharing,
   ...asking,
   ...others,
-  ...reviewed
+  ...reviewed,
+  ...surviving
 ]
