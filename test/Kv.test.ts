@@ -23,7 +23,7 @@ import * as Kv from "../src/Kv.ts"
 import * as Log from "../src/Log.ts"
 import * as Reader from "../src/Reader.ts"
 import { descriptors, FaultyDisk, leftovers, over, text, tree } from "./support/faultyDisk.ts"
-import { copyFixture, fixtures_directory, put, raw, store, temporaryDirectory, utf8 } from "./support/stores.ts"
+import { copyFixture, fixtures_directory, frame, put, store, temporaryDirectory, utf8 } from "./support/stores.ts"
 
 const large = 300_000
 const numbers = (count: number): ReadonlyArray<number> => Array.from({ length: count }, (_, at) => at)
@@ -1105,8 +1105,11 @@ describe("damage done behind its back", () => {
         assert.deepInclude(yield* Effect.flip(kv.get(key)), { _tag: "CorruptSegment", reason: "RecordMismatch" }, key)
       }
       // The same key and length, but not a Put.
-      NFS.writeFileSync(path, Buffer.concat([raw(1, "abc"), put(2, "b", "vb"), put(3, "c", "longer")]))
-      assert.deepInclude(yield* Effect.flip(kv.get("a")), { _tag: "CorruptSegment", reason: "RecordMismatch" })
+      for (const type of ["Raw", "Delete"] as const) {
+        const other = frame({ type, txid: 1, key: utf8("a"), payload: utf8("va") })
+        NFS.writeFileSync(path, Buffer.concat([other, put(2, "b", "vb"), put(3, "c", "longer")]))
+        assert.deepInclude(yield* Effect.flip(kv.get("a")), { _tag: "CorruptSegment", reason: "RecordMismatch" })
+      }
     }))
 
   it.effect("a segment that is gone is an error, not a missing key", () =>
@@ -1343,6 +1346,8 @@ describe("values and the memory they are in", () => {
       port1.close()
       port2.close()
       assert.deepStrictEqual([text(a), text(b), entry!.value.length], ["one", "two", 3])
+      // A key has memory of its own: who keeps it keeps no values with it.
+      assert.strictEqual(entry!.key.buffer.byteLength, 1)
     }))
 
   it.effect("neighbours are read together, across gaps, segments and sizes, and each is checked by itself", () =>

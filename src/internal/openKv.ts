@@ -326,20 +326,15 @@ const untilScopeCloses = Effect.gen(function*() {
   return (operation: string, directory: string) => isClosed ? closedError(operation, directory) : undefined
 })
 
-/** Has the scope wait for the end of what is under way when it closes. */
+/** Has the scope wait for the end of the write that is under way when it closes: one at most, for it has the turn. */
 const endedAtClose = Effect.gen(function*() {
-  let underWay = 0
   const ended = Latch.makeUnsafe(true)
   yield* Effect.addFinalizer(() => ended.await)
-  const leave = Effect.sync(() => {
-    if (--underWay === 0) ended.openUnsafe()
-  })
   return <A, E>(work: () => Effect.Effect<A, E>): Effect.Effect<A, E> =>
     Effect.uninterruptibleMask((restore) =>
       Effect.suspend(() => {
-        underWay++
         ended.closeUnsafe()
-        return Effect.ensuring(restore(Effect.suspend(work)), leave)
+        return Effect.ensuring(restore(Effect.suspend(work)), ended.open)
       })
     )
 })
@@ -350,7 +345,7 @@ const untilClosed = (
   closed: () => IoError | undefined,
   underWay: <A, E>(work: () => Effect.Effect<A, E>) => Effect.Effect<A, E>
 ): LogParts => {
-  // Counted before it is looked whether it is open: between the two the scope can close.
+  // Under way before it is looked whether it is open: between the two the scope can close.
   const whileOpen = <A>(write: () => Effect.Effect<A, Log.WriteError>): Effect.Effect<A, Log.WriteError> =>
     underWay(() => {
       const error = closed()
