@@ -16,6 +16,11 @@ if (!("groupBy" in Map)) {
   })
 }
 
+// Where a machine has certificates of its own, each process of Node reads and parses them as it starts, which takes longer
+// than the rest of its start; the suite starts hundreds. Only npm has a use for them: see package.test.ts.
+const certificates = process.env["NODE_EXTRA_CA_CERTS"]
+delete process.env["NODE_EXTRA_CA_CERTS"]
+
 // Where no run is remembered, Vitest goes by the size of a file, and some short ones take long: the last would run alone.
 const longest = [
   "crashPoints",
@@ -49,6 +54,7 @@ export default defineConfig({
     sequence: { sequencer: LongestFirst },
     // Names are sentences, and are looked for by their whole text.
     taskTitleValueFormatTruncate: 0,
+    env: certificates === undefined ? {} : { NPM_CERTIFICATES: certificates },
     testTimeout: 60_000,
     hookTimeout: 60_000,
     pool: "forks",
@@ -56,6 +62,8 @@ export default defineConfig({
     execArgv: ["--max-semi-space-size=64"],
     // Files that run one after the other share a process: to load Effect for each took a sixth of the time.
     isolate: false,
+    // A look-up in a package goes to the package, not to a proxy that would stand in for its default export.
+    deps: { interopDefault: false },
     // Much of the suite waits for processes and disks: use every core, not all but one.
     maxWorkers: "100%"
   }

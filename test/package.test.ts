@@ -80,6 +80,8 @@ const npm = (args: Array<string>, cwd: string): string => {
   const env = Object.fromEntries(
     Object.entries(process.env).filter(([name]) => !/^npm_(package|lifecycle|command)/.test(name))
   )
+  const certificates = process.env["NPM_CERTIFICATES"]
+  if (certificates !== undefined) env["NODE_EXTRA_CA_CERTS"] = certificates
   const ran = spawnSync("npm", args, { cwd, env, encoding: "utf8" })
   assert.strictEqual(ran.status, 0, ran.stderr)
   return ran.stdout
