@@ -682,7 +682,10 @@ describe.concurrent("with other processes", Cli.patience, () => {
       "import os, pty, sys, time",
       "pid, terminal = pty.fork()",
       "if pid == 0: os.execv(sys.argv[1], sys.argv[1:])",
-      "time.sleep(0.8)",
+      "caught = lambda: [l for l in open(f'/proc/{pid}/status') if l.startswith('SigCgt')][0].split()[1]",
+      "end = time.time() + 60",
+      "while not int(caught(), 16) & 1 and time.time() < end: time.sleep(0.02)",
+      "assert int(caught(), 16) & 1",
       "os.close(terminal)",
       "print(os.waitpid(pid, 0)[1])"
     ].join("\n")

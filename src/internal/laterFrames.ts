@@ -65,11 +65,10 @@ export const eachLaterFrame = Effect.fnUntraced(function*(
     while (!pass.step()) yield* Effect.yieldNow
     crc = pass.crc
     base += until
+    // The running checksum goes on as it is: a candidate's own is what two of its values differ by.
     const deferred = last ? candidates.end() : candidates.nextPass()
-    if (deferred !== undefined) {
-      base = deferred.start
-      crc = deferred.crc
-    } else if (last) return
+    if (deferred !== undefined) base = deferred
+    else if (last) return
   }
 })
 
@@ -140,12 +139,6 @@ const nextStart = (bytes: Buffer, from: number, until: number): number => {
   return at < 0 || at >= until ? Number.POSITIVE_INFINITY : at
 }
 
-/** Where the next pass starts, and the running checksum there. */
-interface Deferred {
-  readonly start: number
-  readonly crc: number
-}
-
 const undecided = 0
 const valid = 1
 const invalid = 2
@@ -170,8 +163,8 @@ class Candidates {
   #length = 0
   #heap: Uint32Array
   #heapLength = 0
-  /** The first that found no room: from there on, all wait for the next pass. */
-  #deferred: Deferred | undefined
+  /** Where the first that found no room starts: from there on, all wait for the next pass. */
+  #deferred: number | undefined
 
   constructor(open_max: number, onFrame: OnFrame) {
     this.#open_max = open_max
@@ -187,7 +180,7 @@ class Candidates {
   open(start: number, length: number, crc: number): void {
     if (start < this.#covered || this.#deferred !== undefined) return
     if (this.#length === this.#capacity && !this.#grow()) {
-      this.#deferred = { start, crc }
+      this.#deferred = start
       return
     }
     const slot = (this.#first + this.#length++) % this.#capacity
@@ -213,7 +206,7 @@ class Candidates {
   }
 
   /** Where to go back to, once all that were open are decided, if one was deferred. */
-  nextPass(): Deferred | undefined {
+  nextPass(): number | undefined {
     if (this.#heapLength > 0) return undefined
     const deferred = this.#deferred
     this.#deferred = undefined
@@ -221,7 +214,7 @@ class Candidates {
   }
 
   /** The same behind the last byte: what is not decided there is no frame. */
-  end(): Deferred | undefined {
+  end(): number | undefined {
     this.#drain(true)
     this.#heapLength = 0
     return this.nextPass()
