@@ -196,10 +196,16 @@ export const readFully = Effect.fnUntraced(function*(
   position: number
 ): Effect.fn.Return<number, IoError> {
   let at = start
+  let isSecond = false
   while (at < end) {
-    const count = yield* retryInterrupted(file.read(into, at, end, position + at - start))
-    if (count === 0) break
+    const here = position + at - start
+    const count = yield* retryInterrupted(file.read(into, at, end, here))
     at += count
+    if (count > 0) continue
+    if ((yield* file.size) <= here) break
+    // Nothing, twice, of what the file has: taken for its end, it would be a tail to cut, or a log without records.
+    if (isSecond) return yield* new IoError({ operation: "read", path: file.path, code: "EIO" })
+    isSecond = true
   }
   return at - start
 })

@@ -75,14 +75,15 @@ export class LockHeld extends Schema.TaggedError<LockHeld>("effect-datawal/LockH
     if (this.isOwn === true) {
       return `${this.directory} is open in this process already${holder}; provide its layer once, bound to a constant`
     }
-    return `${this.directory} is locked by another writer${holder}; end it, or wait for it with the waitForLock option`
+    return `${this.directory} is locked by another writer${holder}; end it, or wait for it (waitForLock; wait of Lock.acquire)`
   }
 }
 
 /**
  * The native module that takes the lock, `koffi`, could not be loaded, so the store was not opened: it never goes on
- * without the lock. `cause` says what was wrong, and `command` installs it with its binary for this platform. Reading
- * needs no lock and goes on working.
+ * without the lock. `cause` says what was wrong: mostly that it is not installed, or not with its binary for this
+ * platform, and `command` installs it; a process that may load no addons has it refused. Reading needs no lock and goes
+ * on working.
  *
  * @category errors
  * @since 0.1.0
@@ -92,8 +93,9 @@ export class LockUnavailable extends Schema.TaggedError<LockUnavailable>("effect
   { directory: Schema.String, command: Schema.String, cause: Schema.Defect() }
 ) {
   override get message(): string {
-    return `cannot lock ${this.directory}: the native module koffi cannot be loaded here; run \`${this.command}\` ` +
-      "where the program is installed"
+    const [why] = (this.cause instanceof Error ? this.cause.message : String(this.cause)).split("\n")
+    return `cannot lock ${this.directory}: the native module koffi cannot be loaded here: ${why}; if it is not ` +
+      `installed, run \`${this.command}\` where the program is`
   }
 }
 

@@ -22,7 +22,7 @@ import * as Stream from "effect/Stream"
 import * as Disk from "./Disk.ts"
 import type { DamageReason, IoError, LockUnavailable, TargetRefused } from "./Errors.ts"
 import * as Frame from "./Frame.ts"
-import { type Counted, countJump, warnOfJump } from "./internal/counted.ts"
+import { type Counted, countJump, warnOfJumps } from "./internal/counted.ts"
 import { classify, type Damage } from "./internal/damage.ts"
 import { findHome } from "./internal/home.ts"
 import { eachLaterFrame } from "./internal/laterFrames.ts"
@@ -361,7 +361,7 @@ const countBatch = (counted: Counted, batch: Arr.NonEmptyReadonlyArray<Frame.Log
   const [first] = batch
   if (first.offset === 0) countJump(counted, first.segment, first.txid)
   counted.records += batch.length
-  counted.txid = batch.at(-1)?.txid ?? first.txid
+  counted.txid = Math.max(counted.txid, batch.at(-1)?.txid ?? first.txid)
 }
 
 const write = Effect.fnUntraced(function*(
@@ -372,7 +372,7 @@ const write = Effect.fnUntraced(function*(
   // Before anything is made for it.
   yield* Recovery.listSegments(directory)
   const source = yield* Effect.flatMap(Disk.Disk, (disk) => disk.realPath(directory))
-  const counted: Counted = { records: 0, txid: 0 }
+  const counted: Counted = { records: 0, txid: 0, jumps: [] }
   const salvaged = { records_written: 0, bytes_written: 0, gaps: 0, bytes_skipped: 0 }
   const found = records(directory, {
     onGap: (gap) => {
@@ -394,6 +394,6 @@ const write = Effect.fnUntraced(function*(
       }),
       salvaged
     ))
-  yield* warnOfJump(source, counted.jump)
+  yield* warnOfJumps(source, counted.jumps)
   return answer
 })

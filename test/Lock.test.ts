@@ -717,7 +717,11 @@ const installedWithout = (missing: Missing) =>
     NFS.copyFileSync(NodePath.join(root, "package.json"), NodePath.join(home, "package.json"))
     NFS.symlinkSync(NodePath.join(root, "node_modules", "effect"), NodePath.join(modules, "effect"))
     const bring = (name: string): void =>
-      NFS.cpSync(NodePath.join(root, "node_modules", name), NodePath.join(modules, name), { recursive: true })
+      // Not a link into what is installed: a binary in it is written over.
+      NFS.cpSync(NodePath.join(root, "node_modules", name), NodePath.join(modules, name), {
+        recursive: true,
+        dereference: true
+      })
     if (missing !== "koffi") bring("koffi")
     if (missing === "a binary that loads") {
       bring("@koromix")
@@ -745,6 +749,7 @@ describe("without the native module", () => {
         assert.strictEqual(refusal.command, "npm install --include=optional koffi")
         assert.strictEqual(refusal.directory, directory)
         assert.include(refusal.message, refusal.command ?? "no command")
+        assert.match(refusal.message, /koffi cannot be loaded here: \S/)
         const reading = yield* startHolder(directory, "--library", library, "--read")
         assert.strictEqual(yield* reading.until("read"), "read 2")
         assert.strictEqual((yield* reading.ended).code, 0)

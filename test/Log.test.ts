@@ -1045,7 +1045,9 @@ describe("a caller without types", () => {
           ]
         ) {
           const exit = yield* Effect.exit(Effect.asVoid<unknown, Log.WriteError, never>(append))
-          assert.isTrue(Exit.isFailure(exit) && Cause.squash(exit.cause) instanceof TypeError)
+          const error = Exit.isFailure(exit) ? Cause.squash(exit.cause) : undefined
+          if (!(error instanceof TypeError)) return assert.fail(String(error))
+          assert.strictEqual(error.message, "a key or a value is a Uint8Array or a string")
         }
       }
       const nameless = { type: "Nope", payload: "1" } as object as Log.RecordInput

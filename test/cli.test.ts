@@ -123,13 +123,13 @@ describe.concurrent("usage", Cli.patience, () => {
 })
 
 describe.concurrent("a segment that was lost, or copied", Cli.patience, () => {
-  const store = async (): Promise<string> => {
+  const store = async (segments = 3): Promise<string> => {
     const directory = NodePath.join(Cli.directory(), "store")
     await Effect.runPromise(Effect.scoped(Effect.gen(function*() {
       const log = yield* Log.make({ directory })
-      for (const id of [1, 2, 3]) {
+      for (let id = 1; id <= segments; id++) {
         yield* log.appendAll([1, 2].map((record): Log.RecordInput => ({ type: "Raw", payload: `${id} ${record}` })))
-        if (id < 3) yield* log.rotate
+        if (id < segments) yield* log.rotate
       }
     })))
     return directory
@@ -169,6 +169,29 @@ describe.concurrent("a segment that was lost, or copied", Cli.patience, () => {
     const twice = await store()
     NFS.copyFileSync(NodePath.join(twice, segmentName(1)), NodePath.join(twice, segmentName(4)))
     assert.match((await datawal(["verify", twice])).err, /in 00000004.dwal the txids go on with 1 after 6; .* twice/)
+  })
+
+  it.each(["verify", "salvage"])("is told with how many others there are, by %s", async (command) => {
+    const warning = async (directory: string): Promise<string> => {
+      const ran = await datawal(command === "verify" ? [command, directory] : [command, directory, `${directory}.new`])
+      assert.strictEqual(ran.code, 0)
+      return ran.err.slice(ran.err.indexOf("the txids"))
+    }
+    const lost = await store(5)
+    for (const id of [2, 4]) NFS.rmSync(NodePath.join(lost, segmentName(id)))
+    assert.strictEqual(
+      await warning(lost),
+      "the txids go on with 5 after 2; records before it are missing: was a segment lost? " +
+        "Others like it: 1, the last 00000005.dwal with 9 after 6\n"
+    )
+    const renamed = await store(4)
+    NFS.renameSync(NodePath.join(renamed, segmentName(2)), NodePath.join(renamed, segmentName(22)))
+    assert.match(await warning(renamed), / Others like it: 1, the last 00000022.dwal with 3 after 8\n$/)
+    // What comes behind a copy goes on where the others ended.
+    const twice = await store(3)
+    NFS.renameSync(NodePath.join(twice, segmentName(3)), NodePath.join(twice, segmentName(4)))
+    NFS.copyFileSync(NodePath.join(twice, segmentName(1)), NodePath.join(twice, segmentName(3)))
+    assert.match(await warning(twice), /with 1 after 4; records are there twice: was a segment copied\?\n$/)
   })
 })
 
@@ -386,18 +409,19 @@ describe.concurrent("looking", Cli.patience, () => {
 
   it("get prints a value for the shell, and in the encoding that is asked for", async () => {
     const store = fixture("odd_bytes")
-    const empty = await newStore([{ type: "Put", key: "e", payload: "" }, {
-      type: "Put",
-      key: "long",
-      payload: "y".repeat(70)
-    }])
+    const empty = await newStore([
+      { type: "Put", key: "e", payload: "" },
+      { type: "Put", key: "long", payload: "y".repeat(70) },
+      { type: "Put", key: "binary", payload: new Uint8Array(100).fill(0xFF) }
+    ])
     const key = Buffer.from("ключ").toString("hex")
     const get = (...args: ReadonlyArray<string>) => datawal(["get", store, ...args])
-    const [text, hex, encoded, binary, raw, none, cut, whole] = await Promise.all([
+    const [text, hex, encoded, binary, all, raw, none, cut, whole] = await Promise.all([
       get("--key", ""),
       get("--key-hex", key.toUpperCase(), "--bytes", "hex"),
       get("--key-base64", base64("ключ"), "--bytes", "base64"),
       get("--key", "ключ"),
+      datawal(["get", empty, "--key", "binary", "--bytes", "base64", "--no-truncate"]),
       get("--key", "ключ", "--bytes", "raw"),
       datawal(["get", empty, "--key", "e"]),
       datawal(["get", empty, "--key", "long"]),
@@ -407,7 +431,12 @@ describe.concurrent("looking", Cli.patience, () => {
     assert.strictEqual(hex.out, `${Buffer.from("значение").toString("hex")}\n`)
     assert.strictEqual(encoded.out, `${base64("значение")}\n`)
     assert.deepStrictEqual([binary.out, binary.code], [`b64:${base64("значение")}\n`, 0])
-    assert.match(binary.err, /^datawal: the value is binary, 16 bytes; .*--bytes/)
+    // Followed to the letter, the hint prints all of a value that is longer than what is shown of one.
+    assert.match(
+      binary.err,
+      /^datawal: the value is binary, 16 bytes; .*--bytes raw or --json, or --bytes base64 --no-trun/
+    )
+    assert.strictEqual(all.out, `${Buffer.alloc(100, 0xFF).toString("base64")}\n`)
     assert.deepStrictEqual([raw.out, raw.err], ["значение", ""])
     assert.strictEqual(none.out, "\n")
     assert.strictEqual(cut.out, `${"y".repeat(64)}...\n`)

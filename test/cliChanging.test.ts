@@ -476,7 +476,7 @@ describe.concurrent("with other processes", Cli.patience, () => {
     NFS.mkdirSync(target)
     NFS.writeFileSync(NodePath.join(target, "\x1b[2Jx"), "")
     const compacted = await datawalProcess(["compact", store, target])
-    assertFails(compacted, 1, /t \\u202et was left as it is: found \\u001b\[2Jx;/)
+    assertFails(compacted, 1, /t\\u000a\\u202et was left as it is: found \\u001b\[2Jx;/)
     const looked = await datawalProcess(["report", target])
     assert.match(looked.err, /^datawal: warning: [^\n]*t\\u000a\\u202et[^\n]*\n$/)
   })

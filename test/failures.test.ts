@@ -3,7 +3,7 @@
  * left behind, and what the next open finds.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Arbitrary, Deferred, Effect, Exit, Fiber, References, Schema, Stream } from "effect"
+import { Arbitrary, Cause, Deferred, Effect, Exit, Fiber, References, Schema, Stream } from "effect"
 import * as NFS from "node:fs"
 import * as NodePath from "node:path"
 import * as Disk from "../src/Disk.ts"
@@ -732,17 +732,81 @@ describe("a failing disk while the store is opened", () => {
       const path = NodePath.join(directory, "00000002.dwal")
       NFS.appendFileSync(path, damagedTail)
       const before = tree(directory)
-      for (const kind of ["create", "append", "sync"] as const) {
+      for (const kind of ["create", "append", "sync", "syncDirectory"] as const) {
         for (const landed of ["nothing", "half"] as const) {
           if (kind === "create" && landed === "half") continue
           const disk = new FaultyDisk()
-          disk.failNext(kind, "ENOSPC", { landed, path: kind === "sync" ? ".torn" : "" })
+          // The first sync of the directory is that of the segments' names.
+          const skip = kind === "syncDirectory" ? 1 : 0
+          disk.failNext(kind, "ENOSPC", { landed, skip, path: kind === "sync" ? ".torn" : "" })
           const error = yield* Effect.flip(over(disk)(Effect.scoped(Log.make({ directory }))))
           assert.deepInclude(error, { _tag: "IoError", code: "ENOSPC" })
           assert.deepStrictEqual(tree(directory), before, `${kind}, ${landed}`)
         }
       }
     }))
+
+  it.live("a read that finds nothing where there is something is asked again, and is then an error: it is no end of a file", () =>
+    Effect.gen(function*() {
+      let refused = 0
+      for (const state of states) {
+        const attempt = (disk: FaultyDisk) =>
+          Effect.gen(function*() {
+            const root = yield* temporaryDirectory
+            const directory = NodePath.join(root, state.directory)
+            yield* state.prepare(directory)
+            const before = tree(root)
+            const opened = yield* Effect.exit(over(disk)(Effect.scoped(Log.make({ directory }))))
+            assert.strictEqual(disk.openDescriptors, 0)
+            if (Exit.isFailure(opened)) {
+              refused++
+              assert.deepInclude(Cause.squash(opened.cause), { _tag: "IoError", code: "EIO", operation: "read" })
+              // What it had begun, it may have ended: the lock's text, a copy. Never is anything of a log gone.
+              const after = tree(root)
+              for (const [name, bytes] of Object.entries(before)) {
+                if (name.endsWith(".dwal")) assert.deepStrictEqual(after[name], bytes, state.name)
+              }
+            }
+            const log = yield* Log.make({ directory })
+            assert.deepStrictEqual(yield* payloads(log), state.records, state.name)
+            for (const copy of tornFiles(directory)) assert.deepStrictEqual(copy, state.torn, state.name)
+            if (state.torn !== undefined) assert.isNotEmpty(tornFiles(directory), state.name)
+            return opened
+          }).pipe(Effect.scoped)
+        const dry = new FaultyDisk()
+        yield* attempt(dry)
+        const reads = dry.calls.flatMap(({ kind }, index) => kind === "read" ? [index] : [])
+        for (const index of reads) {
+          const once = new FaultyDisk()
+          once.emptyRead(index)
+          assert.isTrue(Exit.isSuccess(yield* attempt(once)), `${state.name}, read ${index}`)
+          const twice = new FaultyDisk()
+          twice.emptyRead(index, 2)
+          yield* attempt(twice)
+        }
+      }
+      assert.isAbove(refused, 10)
+    }))
+
+  it.live("a directory under way that somebody else has locked is an IoError of the target, and leaves nothing", () =>
+    Effect.gen(function*() {
+      const root = yield* temporaryDirectory
+      const kv = yield* filledKv(root)
+      const before = tree(root)
+      const locked: Disk.DiskService = {
+        ...nodeDisk,
+        openLock: (path) =>
+          Effect.map(
+            nodeDisk.openLock(path),
+            (file) => path.includes(".tmp") ? { ...file, tryLock: Effect.succeed(false) } : file
+          )
+      }
+      const target = NodePath.join(root, "target")
+      const salvage = Salvage.toStore(kv.directory, target).pipe(Effect.provideService(Disk.Disk, locked))
+      const error = yield* Effect.flip(salvage)
+      assert.deepInclude(error, { _tag: "IoError", operation: "flock", path: target, code: "EAGAIN" })
+      assert.deepStrictEqual(tree(root), before)
+    }).pipe(Effect.scoped))
 
   it.live("a reader that cannot read fails typed and keeps no descriptor", () =>
     Effect.gen(function*() {

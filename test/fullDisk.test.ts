@@ -498,7 +498,10 @@ describe.skipIf(why !== undefined)(`the command on a full disk${because("the com
           ],
           [
             ["import", `${disk.inside}/new`, input],
-            new RegExp(`^write ${disk.inside}/new/00000001.dwal: ENOSPC, no space left on device$`)
+            new RegExp(
+              `^write ${disk.inside}/new/00000001.dwal: ENOSPC, no space left on device; ` +
+                "what was written before is stored, and the import can be done again$"
+            )
           ]
         ]
         const runs = yield* Effect.forEach(refused, ([args]) => datawal(...args), { concurrency: 2 })

@@ -4,6 +4,7 @@ import { execFileSync, spawnSync } from "node:child_process"
 import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
+import { rolldown } from "rolldown"
 import { afterAll, beforeAll } from "vitest"
 
 const root = path.resolve(import.meta.dirname, "..")
@@ -182,6 +183,27 @@ describe("the packed package", () => {
     assert.strictEqual(datawal("get", "store", "--key", "greeting"), "hello\n")
     datawal("put", "store", "--key", "greeting", "good-bye")
     assert.strictEqual(datawal("get", "store", "--key", "greeting"), "good-bye\n")
+  })
+
+  it.each(["cjs", "esm"] as const)("locks in a bundle with the lock's module beside it (%s)", async (format) => {
+    const input = path.join(project, "locks.js")
+    fs.writeFileSync(
+      input,
+      `import { Effect } from "effect"
+      import { Lock } from "effect-datawal"
+      Effect.runPromise(Effect.scoped(Lock.acquire("locked"))).then(() => console.log("locked"))`
+    )
+    const bundled = await rolldown({
+      input,
+      platform: "node",
+      external: ["koffi"],
+      // As some bundlers do: the place where it was built, which is another machine's.
+      transform: { define: { "import.meta.url": JSON.stringify("file:///another/machine/index.js") } }
+    })
+    const file = path.join(project, "out", `locks.${format === "cjs" ? "cjs" : "mjs"}`)
+    await bundled.write({ file, format })
+    await bundled.close()
+    assert.strictEqual(execFileSync(process.execPath, [file], { cwd: project, encoding: "utf8" }), "locked\n")
   })
 
   it("lets nobody reach what is internal", () => {

@@ -251,23 +251,6 @@ describe("reading in chunks", () => {
     }).pipe(over(disk))
   })
 
-  it.effect("lets go of the files that it has open, for one more, where the process or the system can have no more", () => {
-    const disk = new FaultyDisk()
-    return Effect.gen(function*() {
-      const bytes = raw(1, "one")
-      const directory = yield* store({ 1: bytes, 2: raw(2, "two"), 3: raw(3, "three") })
-      const reader = yield* Reader.make({ directory })
-      yield* reader.read({ segment: 1, offset: 0, len: bytes.length })
-      const before = disk.openDescriptors
-      for (const [segment, code] of [[2, "EMFILE"], [3, "ENFILE"]] as const) {
-        disk.failNext("openRead", code, { path: segmentName(segment) })
-        const len = raw(segment, segment === 2 ? "two" : "three").length
-        assert.strictEqual((yield* reader.read({ segment, offset: 0, len })).txid, segment)
-        assert.strictEqual(disk.openDescriptors, before)
-      }
-    }).pipe(over(disk))
-  })
-
   it.effect("reads on in it also where large records are read at once from the file that it has open", () =>
     Effect.gen(function*() {
       const directory = yield* temporaryDirectory

@@ -541,6 +541,11 @@ describe("a process without a descriptor to spare", () => {
       assert.deepInclude(first("open a store"), { operation: "open", file: ".lock" })
     }))
 
+  it.live("closes what a store has open and nobody uses, so that another can be written to, opened and read", () =>
+    Effect.gen(function*() {
+      assert.deepStrictEqual(yield* underLimit("-n 190", "idle"), [{ name: "idle", free: 0, ok: true }])
+    }))
+
   it.live("can open its first store when there are some again, and is not told to mend the lock's addon", () =>
     Effect.gen(function*() {
       const attempts = yield* underLimit("-n 190", "first")

@@ -4,7 +4,11 @@
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Stream } from "effect"
+import fs from "node:fs"
+import { syncBuiltinESMExports } from "node:module"
+import { constants } from "node:os"
 import * as NodePath from "node:path"
+import { vi } from "vitest"
 import * as Disk from "../src/Disk.ts"
 import { nodeDisk } from "../src/internal/nodeDisk.ts"
 import * as Kv from "../src/Kv.ts"
@@ -218,6 +222,82 @@ contract(
     }))
 )
 
+describe("calls of the system that do less than they were asked for, or say what Node has no name for", () => {
+  const patched = <A, E, R>(patch: Partial<typeof fs>, run: Effect.Effect<A, E, R>) =>
+    Effect.acquireUseRelease(
+      Effect.sync(() => {
+        const own = Object.fromEntries(Object.entries(fs).filter(([name]) => name in patch))
+        Object.assign(fs, patch)
+        syncBuiltinESMExports()
+        return own
+      }),
+      () => run,
+      (own) =>
+        Effect.sync(() => {
+          Object.assign(fs, own)
+          syncBuiltinESMExports()
+        })
+    )
+  const failure = (code: string, errno: number) => Object.assign(new Error("failed"), { code, errno })
+
+  it.live("the text of a lock is read whole, a byte at a time, past an interruption", () =>
+    Effect.gen(function*() {
+      const file = yield* nodeDisk.openLock(NodePath.join(yield* temporaryDirectory, ".lock"))
+      yield* file.writeText("123\nunsynced 1 0\n")
+      const { readSync } = fs
+      let calls = 0
+      const byte = (fd: number, into: Uint8Array, start: number, _length: number, position: number) => {
+        if (calls++ === 1) throw failure("EINTR", -4)
+        return readSync(fd, into, start, 1, position)
+      }
+      const text = yield* patched({ readSync: byte as typeof readSync }, file.readText)
+      assert.strictEqual(text, "123\nunsynced 1 0\n")
+      assert.isAbove(calls, text.length)
+      const none = yield* Effect.flip(patched({ readSync: () => 0 }, file.readText))
+      assert.deepInclude(none, { operation: "read", code: "EIO" })
+      yield* file.close
+    }))
+
+  it.live("the text of a lock is written whole, a byte at a time, and what fails does not cut off the old one", () =>
+    Effect.gen(function*() {
+      const file = yield* nodeDisk.openLock(NodePath.join(yield* temporaryDirectory, ".lock"))
+      yield* file.writeText("123\nunsynced 1 0\nfailed\n")
+      const { write } = fs
+      let calls = 0
+      type Done = (error: Error | null, count: number) => void
+      const byte = (fd: number, bytes: Uint8Array, at: number, _length: number, position: number, done: Done) => {
+        calls++
+        write(fd, bytes, at, 1, position, done)
+      }
+      const half = (fd: number, bytes: Uint8Array, at: number, length: number, position: number, done: Done) => {
+        if (at > 0) done(failure("ENOSPC", -28), 0)
+        else write(fd, bytes, at, Math.floor(length / 2), position, done)
+      }
+      const error = yield* Effect.flip(patched({ write: half as typeof write }, file.writeText("123\n")))
+      assert.deepInclude(error, { operation: "write", code: "ENOSPC" })
+      assert.strictEqual(yield* file.readText, "123\nunsynced 1 0\nfailed\n")
+      yield* patched({ write: byte as typeof write }, file.writeText("45\n"))
+      assert.deepStrictEqual([yield* file.readText, calls], ["45\n", 3])
+      yield* file.close
+    }))
+
+  it.live("an error that Node has no name for has the system's", () =>
+    Effect.gen(function*() {
+      const path = NodePath.join(yield* temporaryDirectory, "file")
+      const file = yield* nodeDisk.open(path, "create")
+      for (
+        const [code, said] of [["UNKNOWN", "EDQUOT"], ["Unknown system error -122", "EDQUOT"], ["EIO", "EIO"]] as const
+      ) {
+        const writeSync = () => {
+          throw failure(code, -constants.errno.EDQUOT)
+        }
+        const error = yield* patched({ writeSync }, Effect.sync(() => file.appendNow(new Uint8Array(1), 0, 1)))
+        assert.deepInclude(error, { _tag: "IoError", code: said })
+      }
+      yield* file.close
+    }))
+})
+
 describe("a turn on Node's disk", () => {
   it.live("ends after a few milliseconds, however few calls those were", () =>
     Effect.gen(function*() {
@@ -226,6 +306,16 @@ describe("a turn on Node's disk", () => {
       const started = performance.now()
       while (performance.now() - started < 20) { /* as a slow call */ }
       assert.isTrue(nodeDisk.isTurnOver(1_000))
+    }))
+
+  it.live("ends with the event loop's, also when it began while a test had put timers of its own in place", () =>
+    Effect.gen(function*() {
+      yield* Effect.sleep(1)
+      vi.useFakeTimers()
+      assert.isFalse(nodeDisk.isTurnOver(1_000))
+      vi.useRealTimers()
+      yield* Effect.sleep(5)
+      assert.isFalse(nodeDisk.isTurnOver(1_000))
     }))
 
   it.live("begins anew when the event loop went round, whatever a program did meanwhile", () =>

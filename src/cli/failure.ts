@@ -133,6 +133,12 @@ const quoted = (name: string): string => {
   return `'${text.replaceAll("'", "'\\''")}'`
 }
 
+/** A write of an import that failed: the store is sound, and puts of the same values can be repeated. */
+export const importStopped = <E extends { readonly _tag: string }>(error: E | IoError): E | IoError | Failure =>
+  isIoError(error) && error.operation === "write"
+    ? refuse(`${describe(error)}; what was written before is stored, and the import can be done again`)
+    : error
+
 const isLockHeld = (error: { readonly _tag: string }): error is LockHeld => error._tag === "LockHeld"
 
 /** `IoError` of opening a directory that is not there, in words. */

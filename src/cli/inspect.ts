@@ -123,9 +123,9 @@ const printValue = Effect.fnUntraced(function*(
   const shown = shownValue(value, options, output.isTerminal)
   if (shown === undefined) {
     yield* output.write(`${field(value, { ...options, mode: "auto" })}\n`)
-    const raw = output.isTerminal ? "" : "raw, "
+    const raw = output.isTerminal ? "" : "--bytes raw or "
     return yield* output.note(
-      `datawal: the value is binary, ${value.length} bytes; for a program: --bytes ${raw}base64 or hex, or --json`
+      `datawal: the value is binary, ${value.length} bytes; for a program: ${raw}--json, or --bytes base64 --no-truncate`
     )
   }
   yield* output.write(shown)

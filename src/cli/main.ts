@@ -113,7 +113,7 @@ const settle = Effect.fnUntraced(function*(
   if (Cause.hasInterruptsOnly(cause)) return yield* Effect.interrupt
   const { code, message } = verdict(cause)
   if (message !== undefined) {
-    yield* Output.Output.use((output) => output.note(`datawal: error: ${message.replaceAll(/\s*\n\s*/g, " ")}`))
+    yield* Output.Output.use((output) => output.note(`datawal: error: ${message}`))
   }
   if (code !== 0) return yield* new Exited({ code })
 })

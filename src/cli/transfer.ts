@@ -9,7 +9,7 @@ import * as Export from "../Export.ts"
 import type * as Kv from "../Kv.ts"
 import { listSegments, segmentName } from "../Recovery.ts"
 import * as Salvage from "../Salvage.ts"
-import { lostRecords, missingStore, refuse } from "./failure.ts"
+import { importStopped, lostRecords, missingStore, refuse } from "./failure.ts"
 import * as Flags from "./flags.ts"
 import * as Input from "./input.ts"
 import { Output, printFields, warn } from "./output.ts"
@@ -181,7 +181,8 @@ const importCommand = Command.make(
         if (total !== undefined) progress(bytes)
         return chunk
       })
-      return yield* Export.fromLines(kv, counted, total === undefined ? { onProgress: progress } : {})
+      const lines = Export.fromLines(kv, counted, total === undefined ? { onProgress: progress } : {})
+      return yield* Effect.mapError(lines, importStopped)
     }))
     const line: Line = { schema, kind: "import", ...imported }
     yield* printFields(yield* Flags.isJson, line)

@@ -9,7 +9,7 @@ const encoder = new TextEncoder()
 /** The bytes themselves, or a string's UTF-8. What the types forbid must throw before anything is made of it. */
 export const toBytes = (value: Bytes): Uint8Array => {
   if (typeof value === "string") return encoder.encode(value)
-  if (value.BYTES_PER_ELEMENT !== 1 || value instanceof Int8Array) {
+  if (value?.BYTES_PER_ELEMENT !== 1 || value instanceof Int8Array) {
     throw new TypeError("a key or a value is a Uint8Array or a string")
   }
   return value

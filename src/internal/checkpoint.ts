@@ -122,7 +122,7 @@ const checkNames = Effect.fnUntraced(function*(
     const isOurs = name === newName
       ? start?.every((byte, at) => byte === magic[at] || byte === 0)
       : start !== undefined && magic.equals(start)
-    if (isOurs !== true) return yield* Effect.fail(`${name} is not a checkpoint`)
+    if (isOurs !== true) return yield* Effect.fail(`${name} is not a checkpoint; if it is nobody's, remove it`)
     if (name === newName) leftover = true
   }
   return leftover

@@ -16,8 +16,7 @@ export interface Jump {
 export interface Counted {
   records: number
   txid: number
-  /** The first there is. */
-  jump?: Jump
+  readonly jumps: Array<Jump>
 }
 
 /** Adds frames to what a report is made of. */
@@ -31,18 +30,25 @@ export const count = (counted: Counted, frames: Frames): void => {
 export const countJump = (counted: Counted, segment: number, txid: number): void => {
   // A log may begin with any.
   if (txid === counted.txid + 1 || (segment === 1 && counted.records === 0)) return
-  counted.jump ??= { segment, after: counted.txid, txid }
+  counted.jumps.push({ segment, after: counted.txid, txid })
 }
 
-/** Logs it: no byte is damaged, and nothing else would show it. */
-export const warnOfJump = (directory: string, jump: Jump | undefined): Effect.Effect<void> => {
-  if (jump === undefined) return Effect.void
-  const { after, segment, txid } = jump
+/** Logs them: no byte is damaged, and nothing else would show it. */
+export const warnOfJumps = (directory: string, jumps: ReadonlyArray<Jump>): Effect.Effect<void> => {
+  const [first, ...others] = jumps
+  if (first === undefined) return Effect.void
+  const { after, segment, txid } = first
   const what = txid > after
     ? "records before it are missing: was a segment lost?"
     : "records are there twice: was a segment copied?"
+  const last = others.at(-1)
+  const more = last === undefined
+    ? ""
+    : ` Others like it: ${others.length}, the last ${segmentName(last.segment)} with ${last.txid} after ${last.after}`
   return ofStore(
     directory,
-    Effect.logWarning(`${directory}: in ${segmentName(segment)} the txids go on with ${txid} after ${after}; ${what}`)
+    Effect.logWarning(
+      `${directory}: in ${segmentName(segment)} the txids go on with ${txid} after ${after}; ${what}${more}`
+    )
   )
 }

@@ -24,9 +24,22 @@ type Flock =
   }
   | { readonly command: string; readonly cause: unknown }
 
+/** Beside this module, or, in a bundle whose maker put another place's name into it, beside the program. */
+const load = (): Koffi => {
+  let first: unknown
+  for (const place of [import.meta.url, process.argv[1]]) {
+    try {
+      if (place !== undefined) return Module.createRequire(place)("koffi") as Koffi
+    } catch (cause) {
+      first ??= cause
+    }
+  }
+  throw first
+}
+
 const bind = (): Flock => {
   try {
-    const koffi = Module.createRequire(import.meta.url)("koffi") as Koffi
+    const koffi = load()
     const call = koffi.load(null).func("int flock(int fd, int operation)")
     return {
       tryExclusive: (fd) => call(fd, exclusive) === 0 ? undefined : errorName(koffi.errno()),

@@ -5,7 +5,7 @@ import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import * as NodePath from "node:path"
 import * as Disk from "../Disk.ts"
-import { type IoError, LockUnavailable, TargetRefused } from "../Errors.ts"
+import { IoError, LockUnavailable, TargetRefused } from "../Errors.ts"
 import type { LogService, WriteError } from "../Log.ts"
 import { absolutePath, targetPath, temporaryPath } from "./beside.ts"
 import type { LogParts } from "./logParts.ts"
@@ -95,7 +95,8 @@ const takeBack = (
 // The directory is new and nobody else knows its name: nobody holds its lock, and nothing in it can be damaged.
 const openNew = (building: string, path: string): Effect.Effect<NewLog, IoError | LockUnavailable, Scope.Scope> =>
   openLog({ directory: building }).pipe(
-    Effect.catchTag(["LockHeld", "CorruptTail", "CorruptSegment", "InvalidOptions"], Effect.die),
+    Effect.catchTag("LockHeld", () => Effect.fail(new IoError({ operation: "flock", path, code: "EAGAIN" }))),
+    Effect.catchTag(["CorruptTail", "CorruptSegment", "InvalidOptions"], Effect.die),
     // The temporary directory is nobody's business.
     Effect.catchTag(
       "LockUnavailable",

@@ -4,16 +4,26 @@
  */
 import * as Effect from "effect/Effect"
 import * as NFS from "node:fs"
+import { constants } from "node:os"
 import * as Path from "node:path"
+// Not the global one: what a test puts in its place, and takes away again, would never be called.
+import { setImmediate } from "node:timers"
 import type { DiskFile, DiskService, LockFile, OpenMode, Whereabouts } from "../Disk.ts"
 import { IoError, LockUnavailable } from "../Errors.ts"
 import { flock } from "./flock.ts"
+import { besideIdleFiles } from "./idleFiles.ts"
 
-const ioError = (operation: string, path: string, cause: unknown): IoError => {
-  const code = typeof cause === "object" && cause !== null && "code" in cause && typeof cause.code === "string"
-    ? cause.code
-    : "UNKNOWN"
-  return new IoError({ operation, path, code, cause })
+const ioError = (operation: string, path: string, cause: unknown): IoError =>
+  new IoError({ operation, path, code: codeOf(cause), cause })
+
+const codeOf = (cause: unknown): string => {
+  if (typeof cause !== "object" || cause === null) return "UNKNOWN"
+  const code = "code" in cause && typeof cause.code === "string" ? cause.code : "UNKNOWN"
+  if (!/^unknown/i.test(code)) return code
+  // Node has no name of its own for some, such as that of a disk quota.
+  const errno = "errno" in cause ? cause.errno : undefined
+  const named = Object.entries(constants.errno).find(([, number]) => typeof errno === "number" && number === -errno)
+  return named?.[0] ?? code
 }
 
 type Callback<A> = (error: NodeJS.ErrnoException | null, value: A) => void
@@ -117,7 +127,8 @@ const openDescriptor = (
   path: string,
   flags: number,
   rights = 0o666
-): Effect.Effect<number, IoError> => pooled<number>(operation, path, (done) => NFS.open(path, flags, rights, done))
+): Effect.Effect<number, IoError> =>
+  besideIdleFiles(pooled<number>(operation, path, (done) => NFS.open(path, flags, rights, done)))
 
 /** The rights of what is at a path, as far as they are among the usual ones. */
 const rightsOf = (path: string | undefined, usual: number): Effect.Effect<number> =>
@@ -136,6 +147,40 @@ const open: DiskService["open"] = (path, mode, like) =>
     (fd) => makeFile(path, fd)
   ))
 
+/** As much as `LockFile` has of it. */
+const text_bytes_max = 64
+
+const readTextOf = (fd: number): string => {
+  const bytes = Buffer.alloc(text_bytes_max)
+  for (let length = 0, attempt = 0;; attempt++) {
+    const count = unlessInterrupted(() => NFS.readSync(fd, bytes, length, bytes.length - length, length))
+    length += count
+    if (length >= Math.min(bytes.length, NFS.fstatSync(fd).size)) return bytes.toString("latin1", 0, length)
+    // Nothing, twice, of what the file has: a part of it is not what it says.
+    if (count === 0 && attempt > 0) throw Object.assign(new Error("nothing was read"), { code: "EIO" })
+  }
+}
+
+const unlessInterrupted = (call: () => number): number => {
+  for (;;) {
+    try {
+      return call()
+    } catch (cause) {
+      if (codeOf(cause) !== "EINTR") throw cause
+    }
+  }
+}
+
+/** All from `at` on: what a call wrote before it failed is told as its success, and the next one fails. */
+const writeAt = (path: string, fd: number, bytes: Buffer, at: number): Effect.Effect<void, IoError> =>
+  at === bytes.length ? Effect.void : Effect.flatMap(
+    pooled<number>("write", path, (done) => NFS.write(fd, bytes, at, bytes.length - at, at, done)),
+    (count) =>
+      count === 0
+        ? Effect.fail(new IoError({ operation: "write", path, code: "EIO" }))
+        : writeAt(path, fd, bytes, at + count)
+  )
+
 const makeLockFile = (path: string, fd: number): LockFile => ({
   tryLock: tryLock(path, fd),
   isCurrent: Effect.try({
@@ -143,18 +188,15 @@ const makeLockFile = (path: string, fd: number): LockFile => ({
     catch: (cause) => ioError("stat", path, cause)
   }),
   readText: Effect.try({
-    try: () => {
-      const bytes = Buffer.alloc(64)
-      return bytes.toString("latin1", 0, NFS.readSync(fd, bytes, 0, bytes.length, 0))
-    },
+    try: () => readTextOf(fd),
     catch: (cause) => ioError("read", path, cause)
   }),
   // In this order a full disk, which refuses new blocks, still lets the text be replaced. In the pool, since a write
   // can have to wait for an fsync that is under way.
   writeText: (text) =>
-    Effect.uninterruptible(Effect.flatMap(
-      pooled<number>("write", path, (done) => NFS.write(fd, text, 0, "latin1", done)),
-      (count) => pooledVoid("write", path, (done) => NFS.ftruncate(fd, count, done))
+    Effect.uninterruptible(Effect.andThen(
+      writeAt(path, fd, Buffer.from(text, "latin1"), 0),
+      pooledVoid("write", path, (done) => NFS.ftruncate(fd, text.length, done))
     )),
   // Not in the pool: of a worker thread that is terminated meanwhile it would stay open, and the store locked.
   close: Effect.catch(
@@ -254,7 +296,9 @@ const identity: DiskService["identity"] = (path) =>
 
 const list: DiskService["list"] = (path) =>
   Effect.map(
-    pooled<Array<NFS.Dirent>>("list", path, (done) => NFS.readdir(path, { withFileTypes: true }, done)),
+    besideIdleFiles(
+      pooled<Array<NFS.Dirent>>("list", path, (done) => NFS.readdir(path, { withFileTypes: true }, done))
+    ),
     (entries) =>
       entries.map((entry) => ({ name: entry.name, isFile: isFile(path, entry), isLink: entry.isSymbolicLink() }))
   )

@@ -14,7 +14,7 @@ import * as Recovery from "../Recovery.ts"
 import { plainBytes, unshared } from "./bytes.ts"
 import { closedError } from "./closed.ts"
 import { closeOnFailure } from "./closeOnFailure.ts"
-import { warnOfJump } from "./counted.ts"
+import { warnOfJumps } from "./counted.ts"
 import { type Damage, isDamage } from "./damage.ts"
 import { entriesInTurns, entriesOf, repeatable, toEntry } from "./entries.ts"
 import { type Frames, recordsOf } from "./frames.ts"
@@ -81,9 +81,9 @@ const open = Effect.fnUntraced(function*(
     // The other policies are there for damage: whoever asks for them wants everything looked at.
     resume: policy === "repair" ? resume : undefined
   })
-  const { jump, report, segments } = yield* Effect.provideService(recovery, Disk.Disk, home)
+  const { jumps, report, segments } = yield* Effect.provideService(recovery, Disk.Disk, home)
   yield* logCut(directory, report)
-  yield* warnOfJump(directory, jump)
+  yield* warnOfJumps(directory, jumps)
   const files = new SegmentFiles(home, directory, cacheSize)
   yield* Effect.addFinalizer(() => files.closeAll)
   const activeId = segments.at(-1)?.id ?? 1

@@ -9,7 +9,7 @@ import type { RefLike } from "../Log.ts"
 import type { Options, ReaderService } from "../Reader.ts"
 import * as Recovery from "../Recovery.ts"
 import { closedError } from "./closed.ts"
-import { count, type Counted, warnOfJump } from "./counted.ts"
+import { count, type Counted, warnOfJumps } from "./counted.ts"
 import { type Damage, isDamage } from "./damage.ts"
 import { type Frames, recordsOf } from "./frames.ts"
 import { findHome } from "./home.ts"
@@ -131,7 +131,7 @@ const inspect = Effect.fnUntraced(function*<E, R>(
   bounds: Bounds,
   each: (frames: Frames) => Effect.Effect<void, E, R>
 ): Effect.fn.Return<Recovery.RecoveryReport, IoError | CorruptTail | CorruptSegment | E, R> {
-  const counted: Counted = { records: 0, txid: 0 }
+  const counted: Counted = { records: 0, txid: 0, jumps: [] }
   let torn: Damage | undefined
   const frames = Recovery.chunks(directory, bounds).pipe(
     endTorn(directory, (damage) => {
@@ -143,6 +143,6 @@ const inspect = Effect.fnUntraced(function*<E, R>(
     count(counted, frames)
     return each(frames)
   })
-  yield* warnOfJump(directory, counted.jump)
+  yield* warnOfJumps(directory, counted.jumps)
   return Recovery.makeReport(bounds.segments.length, counted, torn)
 })

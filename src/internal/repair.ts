@@ -57,7 +57,7 @@ export interface Recovered {
   readonly report: Recovery.RecoveryReport
   readonly segments: ReadonlyArray<{ readonly id: number; readonly bytes: number }>
   /** In what was read. */
-  readonly jump: Jump | undefined
+  readonly jumps: ReadonlyArray<Jump>
 }
 
 export const recover = Effect.fnUntraced(function*(
@@ -84,7 +84,7 @@ export const recover = Effect.fnUntraced(function*(
   if (options.lock.unsynced !== undefined) {
     yield* makeDurable(disk, directory, options.lock, options.lock.unsynced, segments)
   }
-  return { report: Recovery.makeReport(ids.length, counted, damage, tornFile), segments, jump: counted.jump }
+  return { report: Recovery.makeReport(ids.length, counted, damage, tornFile), segments, jumps: counted.jumps }
 })
 
 interface Read {
@@ -103,7 +103,7 @@ const readRecords = Effect.fnUntraced(function*(
   const covered = resume === undefined ? undefined : yield* resume.from(directory)
   const last = covered === undefined ? undefined : yield* endOf(directory, covered, ids)
   const readFrom = (covered: Covered | undefined, from: Recovery.Position | undefined) => {
-    const counted: Counted = { records: covered?.records ?? 0, txid: covered?.txid ?? 0 }
+    const counted: Counted = { records: covered?.records ?? 0, txid: covered?.txid ?? 0, jumps: [] }
     const bytes = new Map(covered?.segments.map(({ bytes, id }) => [id, bytes]))
     const chunks = Recovery.chunks(directory, { segments: ids, from, chunkSize })
     return Stream.runForEach(chunks, (frames) =>
@@ -239,13 +239,14 @@ const quarantine = Effect.fnUntraced(function*(
   yield* Effect.acquireUseRelease(
     disk.open(path, "create"),
     (target) =>
-      Effect.andThen(copyTo(target), Effect.asVoid(target.sync)).pipe(
+      copyTo(target).pipe(
+        Effect.andThen(target.sync),
+        Effect.andThen(disk.syncDirectory(directory)),
         // An unfinished copy is of no use to anyone, and the tail is still where it was.
         Effect.onError(() => Effect.ignore(disk.remove(path)))
       ),
     (target) => target.close
   )
-  yield* disk.syncDirectory(directory)
   return path
 })
 

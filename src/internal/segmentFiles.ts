@@ -13,6 +13,7 @@ import { freshBytes, sharedBytes } from "./bytes.ts"
 import { closedError } from "./closed.ts"
 import { cache_bytes_default, FrameCache } from "./frameCache.ts"
 import { Gate } from "./gate.ts"
+import { idleFiles } from "./idleFiles.ts"
 
 /** Far below the usual limit of 1,024 descriptors a process. */
 export const open_max = 64
@@ -80,7 +81,7 @@ export class SegmentFiles implements SegmentReads {
     Effect.suspend(() => {
       if (this.#active !== undefined) this.#active.pins--
       this.#active = { file, pins: 1, isForgotten: false }
-      this.#open.set(segment, this.#active)
+      this.#add(segment, this.#active)
       return this.#evict()
     })
 
@@ -105,7 +106,7 @@ export class SegmentFiles implements SegmentReads {
       const entry = this.#open.get(segment)
       if (entry === undefined) return Effect.succeed(true)
       if (entry === this.#active) return Effect.succeed(false)
-      this.#open.delete(segment)
+      this.#remove(segment)
       entry.isForgotten = true
       return Effect.as(entry.pins === 0 ? entry.file.close : Effect.void, true)
     }))
@@ -221,18 +222,10 @@ export class SegmentFiles implements SegmentReads {
         entry.pins++
         return Effect.succeed(entry)
       }
-      return Effect.flatMap(this.#openToRead(path), (file) => this.#insert(segment, file))
+      return Effect.flatMap(this.#disk.open(path, "read"), (file) => this.#insert(segment, file))
     })
 
-  // Descriptors that are kept only in case they are used again must not be what keeps the next file from being opened.
-  readonly #openToRead = (path: string): Effect.Effect<DiskFile, IoError> =>
-    Effect.catch(
-      this.#disk.open(path, "read"),
-      (error) =>
-        error.code === "EMFILE" || error.code === "ENFILE"
-          ? Effect.andThen(this.#evict(0), this.#disk.open(path, "read"))
-          : Effect.fail(error)
-    )
+  readonly #release = Effect.suspend(() => this.#evict(0))
 
   // Another fiber may have opened the same segment, or closed the store, while this one waited.
   #insert(segment: number, file: DiskFile): Effect.Effect<OpenFile, IoError> {
@@ -241,8 +234,18 @@ export class SegmentFiles implements SegmentReads {
     const entry = there ?? { file, pins: 0, isForgotten: false }
     entry.pins++
     if (there !== undefined) return Effect.as(file.close, entry)
-    this.#open.set(segment, entry)
+    this.#add(segment, entry)
     return Effect.as(this.#evict(), entry)
+  }
+
+  #add(segment: number, entry: OpenFile): void {
+    this.#open.set(segment, entry)
+    idleFiles.add(this.#release)
+  }
+
+  #remove(segment: number): void {
+    this.#open.delete(segment)
+    if (this.#open.size === 0) idleFiles.delete(this.#release)
   }
 
   #evict(limit = this.#closed ? 0 : open_max): Effect.Effect<void> {
@@ -250,7 +253,7 @@ export class SegmentFiles implements SegmentReads {
     for (const [segment, entry] of this.#open) {
       if (this.#open.size <= limit) break
       if (entry.pins > 0) continue
-      this.#open.delete(segment)
+      this.#remove(segment)
       closing.push(entry.file)
     }
     return closing.length === 0 ? Effect.void : Effect.forEach(closing, (file) => file.close, { discard: true })

@@ -860,7 +860,7 @@ const checkpoints = [
     name: "checkpoint-over-foreign-file",
     claim: "A file of the checkpoint's name that is none is somebody else's, and is left alone.",
     file: "src/internal/checkpoint.ts",
-    find: "if (isOurs !== true) return yield* Effect.fail(`${name} is not a checkpoint`)",
+    find: "if (isOurs !== true) return yield* Effect.fail(`${name} is not a checkpoint; if it is nobody's, remove it`)",
     replace: "",
     test: checkpoint,
     caughtBy: "is left alone, and the store works: |a file that begins a little like one"

@@ -167,6 +167,12 @@ export class FaultyDisk {
     this.#plans.push({ matches: (call) => call.kind === kind, action: { _tag: "short", bytes }, skip: 0, times })
   }
 
+  /** The read with that place in `calls`, or the next one behind it, finds nothing where there is something. */
+  emptyRead(index: number, times = 1): void {
+    const matches = (call: Call, at: number): boolean => at >= index && call.kind === "read"
+    this.#plans.push({ matches, action: { _tag: "short", bytes: 0 }, skip: 0, times })
+  }
+
   holdNext(kind: Kind, options: { readonly skip?: number; readonly path?: string } = {}): Held {
     return this.#hold((call) => call.kind === kind && call.path.includes(options.path ?? ""), options.skip ?? 0)
   }
@@ -298,7 +304,9 @@ export class FaultyDisk {
       call: (end: number) => Effect.Effect<number, IoError>
     ): Effect.Effect<number, IoError> =>
       Effect.suspend(() => {
-        const short = this.#plans.find((plan) => plan.action._tag === "short" && plan.matches({ kind, path }, -1))
+        const short = this.#plans.find((plan) =>
+          plan.action._tag === "short" && plan.matches({ kind, path }, this.calls.length)
+        )
         const to = short?.action._tag === "short" ? Math.min(end, start + short.action.bytes) : end
         return pooled(kind, call(to), call(start + Math.floor((end - start) / 2)))
       })

@@ -4,6 +4,7 @@
  *
  *     node limitsChild.mjs descriptors ROOT    each operation with 0, 1, 2 … descriptors left, until it succeeds
  *     node limitsChild.mjs first ROOT          the first store of a process is opened when there is no descriptor left
+ *     node limitsChild.mjs idle ROOT           three stores of more segments each than it may have descriptors, at once
  *     node limitsChild.mjs size ROOT           files may not grow as large as they should
  *
  * It says what each attempt came to, as a line of JSON. What must hold after each is asserted here: a process that ends
@@ -248,6 +249,31 @@ const first = Effect.gen(function*() {
   yield* recovers(directory, [])
 })
 
+// Each keeps those open that it wrote to or read last, as long as nobody needs them for something else.
+const idle = Effect.gen(function*() {
+  const before = openDescriptors()
+  yield* Effect.scoped(Effect.gen(function*() {
+    const stores = []
+    for (const name of ["first", "second", "third"]) {
+      const kv = yield* Kv.make({ directory: join(root, name), segmentSize: 100 })
+      for (let at = 0; at < 70; at++) yield* kv.put(`key ${at}`, "v".repeat(80))
+      stores.push(kv)
+    }
+    for (const kv of [...stores, ...stores]) {
+      for (let at = 0; at < 70; at++) assert.equal(text(yield* kv.get(`key ${at}`)), "v".repeat(80))
+    }
+    // A directory is listed and synced with a descriptor, too.
+    yield* stores[0].compactTo(join(root, "compacted"))
+    assert.equal(
+      yield* Effect.scoped(Effect.flatMap(Kv.make({ directory: join(root, "compacted") }), (kv) => kv.size)),
+      70
+    )
+    for (const kv of stores) yield* kv.put("more", "to come")
+    say({ name: "idle", free: 0, ok: true })
+  }))
+  assert.equal(openDescriptors(), before)
+})
+
 // -- sizes ------------------------------------------------------------------------------------------------------------
 
 const untilRefused = (log, payload, written) =>
@@ -295,4 +321,4 @@ const size = Effect.gen(function*() {
   }))
 })
 
-await Effect.runPromise({ descriptors, first, size }[mode])
+await Effect.runPromise({ descriptors, first, idle, size }[mode])

@@ -17,13 +17,15 @@ import { parseArgs } from "node:util"
 const { positionals: [directory], values } = parseArgs({
   allowPositionals: true,
   options: {
-    library: { type: "string", default: new URL("../../dist/index.js", import.meta.url).href },
+    library: { type: "string" },
     "as-nobody": { type: "boolean", default: false },
     read: { type: "boolean", default: false }
   }
 })
 
-const { Lock, Reader } = await import(values.library)
+// A program beside its library: what this checkout has installed is not there.
+if (values.library !== undefined) process.argv[1] = values.library
+const { Lock, Reader } = await import(values.library ?? "../../dist/index.js")
 
 if (values["as-nobody"]) {
   // While it can still be read: the checkout may be in root's own directory.
