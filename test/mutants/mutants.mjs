@@ -1725,6 +1725,15 @@ const surviving = [
     replace: "if (this.#changes === 0) {",
     test: "test/reading.test.ts",
     caughtBy: "is read again as often as it has grown: a record that comes in many pieces is no damage"
+  },
+  {
+    name: "list-appended-while-observers-are-told",
+    claim: "A list that an observer appends is not written before every observer has been told.",
+    file: "src/internal/writer.ts",
+    find: "const mustWait = this.#busy || this.observers.isTelling || ",
+    replace: "const mustWait = this.#busy || ",
+    test: log,
+    caughtBy: "a list that an observer appends comes behind for everyone"
   }
 ]
 
