@@ -959,6 +959,24 @@ describe("observing", () => {
       }
     }))
 
+  it.live("a list that an observer appends comes behind for everyone", () =>
+    Effect.gen(function*() {
+      for (const payloads of [["one"], ["one", "two", "three"]] as const) {
+        const log = yield* Log.make({ directory: yield* temporaryDirectory })
+        yield* log.observe(({ txid }) => {
+          if (txid === 1) Effect.runFork(log.appendAll(["x", "y"]))
+        })
+        const told: Array<string> = []
+        yield* log.observe(({ payload, txid }) => {
+          told.push(`${txid} ${text(payload)}`)
+        })
+        const [first] = payloads
+        yield* payloads.length === 1 ? log.append(first) : log.appendAll(payloads)
+        while ((yield* log.end).txid < payloads.length + 2) yield* Effect.sleep(1)
+        assert.deepStrictEqual(told, [...payloads, "x", "y"].map((payload, at) => `${at + 1} ${payload}`))
+      }
+    }))
+
   for (
     const { name, write } of [
       { name: "one record", write: (kv: Kv.KvService) => kv.put("k", "new") },

@@ -286,6 +286,30 @@ describe("reading in chunks", () => {
     }).pipe(over(disk))
   })
 
+  it.live("from what closes while two read a segment keeps it open until the last of them has ended", () => {
+    const disk = new FaultyDisk()
+    return Effect.gen(function*() {
+      const directory = yield* store({ 1: raw(1, noise(300_000)) })
+      const place = { segment: 1, offset: 0, len: 300_028 }
+      const held = [disk.holdNext("read"), disk.holdNext("read")] as const
+      const second = yield* Effect.scoped(Effect.gen(function*() {
+        const reader = yield* Reader.make({ directory })
+        const first = yield* Effect.forkDetach(reader.read(place))
+        yield* held[0].reached
+        const second = yield* Effect.forkDetach(reader.read(place))
+        yield* held[1].reached
+        yield* held[0].release
+        assert.strictEqual((yield* Fiber.join(first)).txid, 1)
+        return second
+      }))
+      assert.strictEqual(disk.openDescriptors, 1)
+      yield* held[1].release
+      assert.strictEqual((yield* Fiber.join(second)).txid, 1)
+      assert.strictEqual(disk.openDescriptors, 0)
+      assert.deepStrictEqual(disk.misuse, [])
+    }).pipe(over(disk))
+  })
+
   it.live("from what is opened while it closes fails, and leaves no file open", () => {
     const disk = new FaultyDisk()
     return Effect.gen(function*() {
@@ -482,6 +506,16 @@ describe("a file that changes while it is read", () => {
       assert.deepStrictEqual(read, { records: parseWhole(whole, 1), error: undefined })
     }))
 
+  it.effect("is read again as often as it has grown: a record that comes in many pieces is no damage", () =>
+    Effect.gen(function*() {
+      const whole = concat(head, raw(3, concat(raw(70, "nested"), noise(50))))
+      const directory = yield* store({ 1: whole.subarray(0, -20) })
+      const read = yield* readWhile(directory, (reads) => {
+        if (reads <= 20) rewrite(directory, whole.subarray(0, whole.length - 20 + reads))
+      })
+      assert.deepStrictEqual(read, { records: parseWhole(whole, 1), error: undefined })
+    }))
+
   it.effect("is read again: a torn tail that is being cut, and written over, is no damage", () =>
     Effect.gen(function*() {
       const mended = concat(head, raw(3, "new"), raw(4, "newer"), raw(5, "newest"), raw(6, noise(90)))
@@ -587,6 +621,23 @@ describe("a file that changes while it is read", () => {
 })
 
 describe("a listing", () => {
+  it.effect("may have any order: segments are read, and gone on with, in that of their ids", () =>
+    Effect.gen(function*() {
+      const directory = yield* store({ 1: raw(1, "one"), 2: raw(2, "two"), 10: raw(3, "three") })
+      const disk = yield* Disk.Disk
+      const descending: Disk.DiskService = {
+        ...disk,
+        list: (path) => Effect.map(disk.list(path), (entries) => entries.toSorted((a, b) => a.name < b.name ? 1 : -1))
+      }
+      const records = yield* Effect.gen(function*() {
+        const log = yield* Log.make({ directory })
+        assert.strictEqual((yield* log.append("four")).segment, 10)
+        const reader = yield* Reader.make({ directory })
+        return (yield* collect(reader.stream)).records
+      }).pipe(Effect.provideService(Disk.Disk, descending))
+      assert.deepStrictEqual(records.map(({ segment, txid }) => [segment, txid]), [[1, 1], [2, 2], [10, 3], [10, 4]])
+    }))
+
   it.effect("that misses a segment which is made while it runs, and shows a later one, hides no record", () =>
     Effect.gen(function*() {
       const segments = Object.fromEntries([1, 2, 3, 4, 5].map((id) => [id, raw(id, `${id}`)]))

@@ -1698,6 +1698,42 @@ const surviving = [
     replace: "          values.push",
     test: "test/callers.test.ts",
     caughtBy: "behind a large value that is read: their values are those of the keys that were asked for"
+  },
+  {
+    name: "segments-as-listed",
+    claim: "Segments are in the order of their ids, whatever order a disk lists them in.",
+    file: "src/Recovery.ts",
+    find: "return ids.sort((a, b) => a - b)",
+    replace: "return ids",
+    test: "test/reading.test.ts",
+    caughtBy: "may have any order: segments are read, and gone on with, in that of their ids"
+  },
+  {
+    name: "second-reader-not-counted",
+    claim: "A segment stays open until the last of those who read it at once has ended.",
+    file: "src/internal/segmentFiles.ts",
+    find: "if (entry !== undefined) {\n        entry.pins++",
+    replace: "if (entry !== undefined) {",
+    test: "test/reading.test.ts",
+    caughtBy: "from what closes while two read a segment keeps it open until the last of them has ended"
+  },
+  {
+    name: "read-again-once-only",
+    claim: "What looks damaged is read again as often as its file has grown since.",
+    file: "src/internal/segmentReader.ts",
+    find: "if (this.#changes === 0 || size !== this.#size) {",
+    replace: "if (this.#changes === 0) {",
+    test: "test/reading.test.ts",
+    caughtBy: "is read again as often as it has grown: a record that comes in many pieces is no damage"
+  },
+  {
+    name: "list-appended-while-observers-are-told",
+    claim: "A list that an observer appends is not written before every observer has been told.",
+    file: "src/internal/writer.ts",
+    find: "const mustWait = this.#busy || this.observers.isTelling || ",
+    replace: "const mustWait = this.#busy || ",
+    test: log,
+    caughtBy: "a list that an observer appends comes behind for everyone"
   }
 ]
 
