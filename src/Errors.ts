@@ -75,7 +75,8 @@ export class LockHeld extends Schema.TaggedError<LockHeld>("effect-datawal/LockH
     if (this.isOwn === true) {
       return `${this.directory} is open in this process already${holder}; provide its layer once, bound to a constant`
     }
-    return `${this.directory} is locked by another writer${holder}; end it, or wait for it (waitForLock; wait of Lock.acquire)`
+    return `${this.directory} is locked by another writer${holder}; end it, or wait for it ` +
+      "(waitForLock, of Lock.acquire wait)"
   }
 }
 

@@ -268,7 +268,8 @@ export interface KvService extends KvRead {
 
   /**
    * Sets many values, in order. If one passes a limit, none is set; if a write fails, the first few may be. Where the
-   * index is nearly full, each key counts as a new one.
+   * index is nearly full, each key counts as a new one. Once begun it goes on to its end, and an interruption waits for
+   * that.
    */
   readonly putMany: (
     entries: Iterable<readonly [key: Bytes, value: Bytes]>

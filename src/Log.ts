@@ -208,7 +208,8 @@ export interface LogService {
 
   /**
    * Appends many records in one write, or few. If one passes a limit, none is written; if a write fails, or the log is
-   * at its last segment (`LimitExceeded`, `segment`), the first few of them may be in the log.
+   * at its last segment (`LimitExceeded`, `segment`), the first few of them may be in the log. Once begun it goes on to
+   * its end, and an interruption waits for that: what is to stop sooner comes in smaller lists, or through `sink`.
    */
   readonly appendAll: (records: Iterable<RecordInput>) => Effect.Effect<Array<RecordRef>, WriteError>
 

@@ -11,6 +11,7 @@ import { fileURLToPath } from "node:url"
 import * as Disk from "../src/Disk.ts"
 import { IoError } from "../src/Errors.ts"
 import * as Frame from "../src/Frame.ts"
+import { besideIdleFiles } from "../src/internal/idleFiles.ts"
 import { nodeDisk } from "../src/internal/nodeDisk.ts"
 import * as Lock from "../src/Lock.ts"
 import * as Log from "../src/Log.ts"
@@ -250,6 +251,29 @@ describe("reading in chunks", () => {
       assert.strictEqual(disk.openDescriptors, before)
     }).pipe(over(disk))
   })
+
+  it.effect.runIf(openFiles() > 0)(
+    "lets go of the files that it has open, for one more, where the process or the system can have no more",
+    () =>
+      Effect.gen(function*() {
+        const bytes = raw(1, "one")
+        const directory = yield* store({ 1: bytes, 2: raw(2, "two") })
+        const reader = yield* Reader.make({ directory })
+        const none = openFiles()
+        for (const code of ["EMFILE", "ENFILE", "EACCES"]) {
+          yield* reader.read({ segment: 1, offset: 0, len: bytes.length })
+          assert.strictEqual(openFiles(), none + 1)
+          let tries = 0
+          const opening = Effect.suspend(() =>
+            tries++ === 0
+              ? Effect.fail(new IoError({ operation: "open", path: directory, code, cause: undefined }))
+              : Effect.succeed(openFiles())
+          )
+          const opened = yield* Effect.exit(besideIdleFiles(opening))
+          assert.deepStrictEqual(opened._tag === "Success" ? opened.value : tries, code === "EACCES" ? 1 : none)
+        }
+      })
+  )
 
   it.effect("reads on in it also where large records are read at once from the file that it has open", () =>
     Effect.gen(function*() {

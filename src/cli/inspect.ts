@@ -124,9 +124,8 @@ const printValue = Effect.fnUntraced(function*(
   if (shown === undefined) {
     yield* output.write(`${field(value, { ...options, mode: "auto" })}\n`)
     const raw = output.isTerminal ? "" : "--bytes raw or "
-    return yield* output.note(
-      `datawal: the value is binary, ${value.length} bytes; for a program: ${raw}--json, or --bytes base64 --no-truncate`
-    )
+    const advice = `for a program: ${raw}--json, or --bytes base64 --no-truncate`
+    return yield* output.note(`datawal: the value is binary, ${value.length} bytes; ${advice}`)
   }
   yield* output.write(shown)
   if (options.mode !== "raw" && isCut(value, options)) {

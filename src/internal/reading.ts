@@ -13,7 +13,11 @@ import * as Recovery from "../Recovery.ts"
 import type { Damage } from "./damage.ts"
 import type { Place, SegmentFiles } from "./segmentFiles.ts"
 
-/** Where to start: at a record's place, or at the first record whose txid is not below the one given. */
+/**
+ * Where to start: at a record's place, or at the first record whose txid is not below the one given. A txid beyond the
+ * end is taken for one that is still to come, and what is written until then is passed over: of a log that was put back
+ * to an older copy only a place can tell.
+ */
 export type From = Recovery.Position | { readonly txid: number }
 
 export interface Bounds {

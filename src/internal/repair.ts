@@ -242,7 +242,7 @@ const quarantine = Effect.fnUntraced(function*(
       copyTo(target).pipe(
         Effect.andThen(target.sync),
         Effect.andThen(disk.syncDirectory(directory)),
-        // An unfinished copy is of no use to anyone, and the tail is still where it was.
+        // It is of no use to anyone, the tail is still where it was, and each try would leave one more.
         Effect.onError(() => Effect.ignore(disk.remove(path)))
       ),
     (target) => target.close

@@ -411,7 +411,8 @@ export class Writer {
     if (this.isSynced) return Effect.void
     const segment = this.#segment
     const offset = this.#offset
-    const from = { segment, offset: this.#syncedSegment === segment ? this.#syncedOffset : 0 }
+    // Of an older segment nothing is left to sync: a rotation has seen to that.
+    const from = { segment, offset: this.#syncedOffset }
     const inPlace = this.#guard(syncInPlace(this.#file, this.#start.lock), () => this.#note.writeFailed(from))
     const synced = Effect.map(inPlace, () => {
       this.#syncedSegment = segment

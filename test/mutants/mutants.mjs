@@ -52,8 +52,8 @@ const cutting = [
     name: "truncate-before-copy-is-synced",
     claim: "The copy of a torn tail is durable before the tail is cut off.",
     file: "src/internal/repair.ts",
-    find: "Effect.andThen(copyTo(target), Effect.asVoid(target.sync)).pipe(",
-    replace: "copyTo(target).pipe(",
+    find: "Effect.andThen(target.sync),",
+    replace: "",
     test: crashPoints,
     caughtBy: "cutting a record that ends too early| (|adversarial|)"
   },
@@ -61,8 +61,8 @@ const cutting = [
     name: "truncate-before-copy-has-its-name",
     claim: "The copy's name is durable before the tail is cut off.",
     file: "src/internal/repair.ts",
-    find: "yield* disk.syncDirectory(directory)\n  return path",
-    replace: "return path",
+    find: "Effect.andThen(disk.syncDirectory(directory)),",
+    replace: "",
     test: crashPoints,
     caughtBy: "cutting a record that ends too early| (|adversarial|)"
   },
@@ -1620,11 +1620,30 @@ const surviving = [
   {
     name: "full-table-of-the-system",
     claim: "Files that are open only in case they are read again are let go of when the system has no more.",
-    file: "src/internal/segmentFiles.ts",
+    file: "src/internal/idleFiles.ts",
     find: " || error.code === \"ENFILE\"",
     replace: "",
     test: "test/reading.test.ts",
-    caughtBy: "lets go of the files that it has open, for one more"
+    caughtBy: "lets go of the files that it has open, for one more, where the process or the system can have no more"
+  },
+  {
+    name: "read-of-nothing-is-the-end",
+    claim: "A read that finds nothing is the end of a file only where the file ends.",
+    file: "src/Disk.ts",
+    find: "if ((yield* file.size) <= here) break",
+    replace: "break",
+    test: "test/failures.test.ts",
+    caughtBy:
+      "a read that finds nothing where there is something is asked again, and is then an error: it is no end of a file"
+  },
+  {
+    name: "copy-without-a-durable-name-left",
+    claim: "A copy of a tail whose name could not be made durable is removed: each try would leave one more.",
+    file: "src/internal/repair.ts",
+    find: "Effect.onError(() => Effect.ignore(disk.remove(path)))",
+    replace: "(copying) => copying",
+    test: "test/failures.test.ts",
+    caughtBy: "a disk too full for the copy of a torn tail leaves the tail where it was, and no part of a copy"
   },
   {
     name: "replaced-file-left-open",
