@@ -76,7 +76,7 @@ export class LockHeld extends Schema.TaggedError<LockHeld>("effect-datawal/LockH
       return `${this.directory} is open in this process already${holder}; provide its layer once, bound to a constant`
     }
     return `${this.directory} is locked by another writer${holder}; end it, or wait for it ` +
-      "(waitForLock, of Lock.acquire wait)"
+      "(the option waitForLock, or wait of Lock.acquire)"
   }
 }
 

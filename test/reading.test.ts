@@ -252,6 +252,20 @@ describe("reading in chunks", () => {
     }).pipe(over(disk))
   })
 
+  it.effect("of the segment that is written to is whole, also when a first look finds nothing there", () => {
+    const disk = new FaultyDisk()
+    return Effect.gen(function*() {
+      const log = yield* Log.make({ directory: yield* temporaryDirectory })
+      const ref = yield* log.append("whole")
+      disk.shorten("readNow", 0, 1)
+      assert.strictEqual((yield* log.read(ref)).txid, ref.txid)
+      disk.shorten("readNow", 0, 1)
+      const reads = disk.calls.length
+      disk.emptyRead(reads, 2)
+      assert.deepInclude(yield* Effect.flip(log.read(ref)), { _tag: "IoError", operation: "read", code: "EIO" })
+    }).pipe(over(disk))
+  })
+
   it.effect.runIf(openFiles() > 0)(
     "lets go of the files that it has open, for one more, where the process or the system can have no more",
     () =>

@@ -128,7 +128,9 @@ export class SegmentFiles implements SegmentReads {
       if (entry === undefined || place.len > Disk.blocking_bytes_max) return this.#readPinned(place)
       const bytes = new Uint8Array(place.len)
       const count = Disk.readFullyNow(entry.file, bytes, 0, place.len, place.offset)
-      return typeof count === "number" ? this.#decode(bytes, count, place) : Effect.fail(count)
+      if (typeof count !== "number") return Effect.fail(count)
+      // In the pool it is asked whether the file does end there.
+      return count < place.len ? this.#readPinned(place) : this.#decode(bytes, count, place)
     })
 
   valueNow(key: Uint8Array, { len, offset, segment }: Place): Uint8Array<ArrayBuffer> | IoError | undefined {
