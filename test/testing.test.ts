@@ -299,9 +299,12 @@ describe("calls of the system that do less than they were asked for, or say what
 })
 
 describe("a turn on Node's disk", () => {
+  // What ends a turn is an immediate, too, and was put in the queue before.
+  const nextTurn = Effect.promise(() => new Promise(setImmediate))
+
   it.live("ends after a few milliseconds, however few calls those were", () =>
     Effect.gen(function*() {
-      yield* Effect.yieldNow
+      yield* nextTurn
       assert.isFalse(nodeDisk.isTurnOver(1_000))
       const started = performance.now()
       while (performance.now() - started < 20) { /* as a slow call */ }
@@ -310,16 +313,22 @@ describe("a turn on Node's disk", () => {
 
   it.live("ends with the event loop's, also when it began while a test had put timers of its own in place", () =>
     Effect.gen(function*() {
-      yield* Effect.sleep(1)
-      vi.useFakeTimers()
-      assert.isFalse(nodeDisk.isTurnOver(1_000))
-      vi.useRealTimers()
-      yield* Effect.sleep(5)
+      yield* nextTurn
+      const isOver = yield* Effect.acquireUseRelease(
+        Effect.sync(() => vi.useFakeTimers()),
+        () => Effect.sync(() => nodeDisk.isTurnOver(1_000)),
+        () => Effect.sync(() => vi.useRealTimers())
+      )
+      assert.isFalse(isOver)
+      const started = performance.now()
+      while (performance.now() - started < 5) { /* longer than a turn */ }
+      yield* nextTurn
       assert.isFalse(nodeDisk.isTurnOver(1_000))
     }))
 
   it.live("begins anew when the event loop went round, whatever a program did meanwhile", () =>
     Effect.gen(function*() {
+      yield* nextTurn
       for (let round = 0; round < 20; round++) {
         yield* Effect.sleep(5)
         assert.isFalse(nodeDisk.isTurnOver(1_000))
