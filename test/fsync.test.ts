@@ -269,23 +269,31 @@ describe("an opening behind an unclean end", () => {
       NFS.writeFileSync(segment, raw(1, "one"))
       NFS.writeFileSync(lock, "1\nunsynced 1 0\n")
       const disk = new FaultyDisk()
-      const shorter: Disk.DiskService = {
-        ...disk.service,
-        open: (path, mode) =>
-          Effect.map(
-            disk.service.open(path, mode),
-            (file) => mode === "update" ? { ...file, read: () => Effect.succeed(0) } : file
-          )
-      }
-      const error = yield* Effect.flip(Effect.scoped(Log.make({ directory }))).pipe(
-        Effect.provideService(Disk.Disk, shorter)
-      )
-      assert.deepInclude(error, { _tag: "IoError", operation: "read", code: "EIO" })
-      assert.match(NFS.readFileSync(lock, "latin1"), /\nunsynced 1 0\n/)
       for (const kind of ["read", "overwrite"] as const) disk.failNext(kind, "EINTR", { times: 2 })
       yield* over(disk)(Effect.scoped(Log.make({ directory })))
       assert.strictEqual(disk.count("overwrite"), 3)
       assert.isTrue(NFS.readFileSync(segment).equals(raw(1, "one")))
+
+      for (const truncated of [false, true]) {
+        NFS.writeFileSync(lock, "1\nunsynced 1 0\n")
+        const read = () => {
+          if (truncated) NFS.truncateSync(segment)
+          return 0
+        }
+        const shorter: Disk.DiskService = {
+          ...disk.service,
+          open: (path, mode) =>
+            Effect.map(
+              disk.service.open(path, mode),
+              (file) => mode === "update" ? { ...file, read: () => Effect.sync(read) } : file
+            )
+        }
+        const error = yield* Effect.flip(Effect.scoped(Log.make({ directory }))).pipe(
+          Effect.provideService(Disk.Disk, shorter)
+        )
+        assert.deepInclude(error, { _tag: "IoError", operation: "read", code: "EIO" })
+        assert.match(NFS.readFileSync(lock, "latin1"), /\nunsynced 1 0\n/)
+      }
     }))
 
   it.effect("whose own fsync fails leaves word of that for the next one", () =>
