@@ -780,7 +780,7 @@ describe("a store that another has to himself", () => {
       for (const write of writes()) {
         assert.deepInclude(yield* Effect.flip(write), { _tag: "IoError", code: "EBADF" })
       }
-    }), 10_000)
+    }))
 
   it.live("refuses at once what would be refused later", () =>
     Effect.gen(function*() {

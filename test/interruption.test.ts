@@ -217,7 +217,7 @@ describe("an interrupted fiber", () => {
           assert.strictEqual((yield* log.end).txid, 200)
         }).pipe(Effect.scoped, Effect.provideService(References.MaxOpsBeforeYield, ops))
       }
-    }), 10_000)
+    }))
 
   it.live("a modify that is interrupted while it writes or waits leaves the store working", () =>
     Effect.gen(function*() {

@@ -7,6 +7,6 @@ process.stdin.once("end", () => process.exit(1)).resume().unref()
 
 export default defineConfig({
   ...project,
-  // Names are whole, so that each is that of one test.
-  test: { ...project.test, globalSetup: [], taskTitleValueFormatTruncate: 0 }
+  // A fault may well hang. Names are whole, so that each is that of one test.
+  test: { ...project.test, globalSetup: [], taskTitleValueFormatTruncate: 0, testTimeout: 60_000, hookTimeout: 60_000 }
 })
