@@ -196,16 +196,21 @@ export const readFully = Effect.fnUntraced(function*(
   position: number
 ): Effect.fn.Return<number, IoError> {
   let at = start
-  let isSecond = false
+  let size_then = -1
   while (at < end) {
     const here = position + at - start
     const count = yield* retryInterrupted(file.read(into, at, end, here))
     at += count
-    if (count > 0) continue
-    if ((yield* file.size) <= here) break
-    // Nothing, twice, of what the file has: taken for its end, it would be a tail to cut, or a log without records.
-    if (isSecond) return yield* new IoError({ operation: "read", path: file.path, code: "EIO" })
-    isSecond = true
+    if (count > 0) {
+      size_then = -1
+      continue
+    }
+    const size = yield* file.size
+    if (size <= here) break
+    // Nothing, twice, of what the file had both times, and no growth between them: taken for its end, it would be a
+    // tail to cut, or a log without records.
+    if (size === size_then) return yield* new IoError({ operation: "read", path: file.path, code: "EIO" })
+    size_then = size
   }
   return at - start
 })

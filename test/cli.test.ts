@@ -182,11 +182,11 @@ describe.concurrent("a segment that was lost, or copied", () => {
     assert.strictEqual(
       await warning(lost),
       "the txids go on with 5 after 2; records before it are missing: was a segment lost? " +
-        "Others like it: 1, the last 00000005.dwal with 9 after 6\n"
+        "Other breaks: 1, the last 00000005.dwal with 9 after 6\n"
     )
     const renamed = await store(4)
     NFS.renameSync(NodePath.join(renamed, segmentName(2)), NodePath.join(renamed, segmentName(22)))
-    assert.match(await warning(renamed), / Others like it: 1, the last 00000022.dwal with 3 after 8\n$/)
+    assert.match(await warning(renamed), / Other breaks: 1, the last 00000022.dwal with 3 after 8\n$/)
     // What comes behind a copy goes on where the others ended.
     const twice = await store(3)
     NFS.renameSync(NodePath.join(twice, segmentName(3)), NodePath.join(twice, segmentName(4)))

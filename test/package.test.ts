@@ -185,7 +185,11 @@ describe("the packed package", () => {
     assert.strictEqual(datawal("get", "store", "--key", "greeting"), "good-bye\n")
   })
 
-  it.each(["cjs", "esm"] as const)("locks in a bundle with the lock's module beside it (%s)", async (format) => {
+  // As some bundlers do: the place where it was built, which is another machine's, or none.
+  const moved = JSON.stringify("file:///another/machine/index.js")
+  it.each(
+    [["cjs", moved], ["esm", moved], ["cjs", "undefined"], ["esm", "undefined"]] as const
+  )("locks in a bundle with the lock's module beside it (%s, built at %s)", async (format, place) => {
     const input = path.join(project, "locks.js")
     fs.writeFileSync(
       input,
@@ -197,13 +201,23 @@ describe("the packed package", () => {
       input,
       platform: "node",
       external: ["koffi"],
-      // As some bundlers do: the place where it was built, which is another machine's.
-      transform: { define: { "import.meta.url": JSON.stringify("file:///another/machine/index.js") } }
+      transform: { define: { "import.meta.url": place } }
     })
     const file = path.join(project, "out", `locks.${format === "cjs" ? "cjs" : "mjs"}`)
     await bundled.write({ file, format })
     await bundled.close()
-    assert.strictEqual(execFileSync(process.execPath, [file], { cwd: project, encoding: "utf8" }), "locked\n")
+    const elsewhere = fs.mkdtempSync(path.join(os.tmpdir(), "effect-datawal-bundle-"))
+    try {
+      // As the commands of packages that npm has installed are started.
+      const link = path.join(elsewhere, "locks")
+      fs.symlinkSync(file, link)
+      const starts = [[file], [link], ...(format === "cjs" ? [["-e", `require(${JSON.stringify(file)})`]] : [])]
+      for (const args of starts) {
+        assert.strictEqual(execFileSync(process.execPath, args, { cwd: elsewhere, encoding: "utf8" }), "locked\n")
+      }
+    } finally {
+      fs.rmSync(elsewhere, { recursive: true, force: true })
+    }
   })
 
   it("lets nobody reach what is internal", () => {

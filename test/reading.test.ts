@@ -289,6 +289,33 @@ describe("reading in chunks", () => {
       })
   )
 
+  it.live.runIf(openFiles() > 0)(
+    "closes all of them though it is interrupted, and once for all who wait for one",
+    () =>
+      Effect.gen(function*() {
+        const ids = [1, 2, 3, 4, 5, 6, 7, 8]
+        const directory = yield* store(Object.fromEntries(ids.map((id) => [id, raw(id, "v")])))
+        const none = openFiles()
+        const opened = yield* Effect.scoped(Effect.gen(function*() {
+          const reader = yield* Reader.make({ directory })
+          const base = openFiles()
+          const place = { offset: 0, len: raw(1, "v").length }
+          const readEach = Effect.forEach(ids, (segment) => reader.read({ segment, ...place }), { discard: true })
+          const full = new IoError({ operation: "open", path: directory, code: "EMFILE", cause: undefined })
+          const opening = Effect.suspend(() => openFiles() > base ? Effect.fail(full) : Effect.succeed("opened"))
+          yield* readEach
+          const fiber = yield* Effect.forkChild(besideIdleFiles(opening), { startImmediately: true })
+          while (openFiles() === base + ids.length) yield* Effect.promise(() => new Promise(setImmediate))
+          yield* Fiber.interrupt(fiber)
+          assert.strictEqual(openFiles(), base)
+          yield* readEach
+          return yield* Effect.all(ids.map(() => besideIdleFiles(opening)), { concurrency: "unbounded" })
+        }))
+        assert.deepStrictEqual(opened, ids.map(() => "opened"))
+        assert.strictEqual(openFiles(), none)
+      })
+  )
+
   it.effect("reads on in it also where large records are read at once from the file that it has open", () =>
     Effect.gen(function*() {
       const directory = yield* temporaryDirectory

@@ -253,6 +253,11 @@ describe("calls of the system that do less than they were asked for, or say what
       const text = yield* patched({ readSync: byte as typeof readSync }, file.readText)
       assert.strictEqual(text, "123\nunsynced 1 0\n")
       assert.isAbove(calls, text.length)
+      // Nothing, once, behind a part of it.
+      const gaps = (fd: number, into: Uint8Array, start: number, length: number, position: number) =>
+        calls++ % 2 === 0 ? readSync(fd, into, start, Math.min(length, 3), position) : 0
+      calls = 0
+      assert.strictEqual(yield* patched({ readSync: gaps as typeof readSync }, file.readText), text)
       const none = yield* Effect.flip(patched({ readSync: () => 0 }, file.readText))
       assert.deepInclude(none, { operation: "read", code: "EIO" })
       yield* file.close
@@ -278,6 +283,25 @@ describe("calls of the system that do less than they were asked for, or say what
       assert.strictEqual(yield* file.readText, "123\nunsynced 1 0\nfailed\n")
       yield* patched({ write: byte as typeof write }, file.writeText("45\n"))
       assert.deepStrictEqual([yield* file.readText, calls], ["45\n", 3])
+      yield* file.close
+    }))
+
+  it.live("a file that grows while it is read has not failed where a read came just before", () =>
+    Effect.gen(function*() {
+      const file = yield* nodeDisk.open(NodePath.join(yield* temporaryDirectory, "file"), "create")
+      // Two reads of three find nothing.
+      const asked = (grows: boolean): Disk.DiskFile => {
+        let size = 1
+        let reads = 0
+        return {
+          ...file,
+          read: (_into, _start, _end, position) => Effect.sync(() => ++reads % 3 === 0 && position < size ? 1 : 0),
+          size: Effect.sync(() => grows ? ++size : size)
+        }
+      }
+      const read = (of: Disk.DiskFile) => Disk.readFully(of, new Uint8Array(10), 0, 10, 0)
+      assert.strictEqual(yield* read(asked(true)), 10)
+      assert.deepInclude(yield* Effect.flip(read(asked(false))), { operation: "read", code: "EIO" })
       yield* file.close
     }))
 

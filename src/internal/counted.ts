@@ -44,7 +44,7 @@ export const warnOfJumps = (directory: string, jumps: ReadonlyArray<Jump>): Effe
   const last = others.at(-1)
   const more = last === undefined
     ? ""
-    : ` Others like it: ${others.length}, the last ${segmentName(last.segment)} with ${last.txid} after ${last.after}`
+    : ` Other breaks: ${others.length}, the last ${segmentName(last.segment)} with ${last.txid} after ${last.after}`
   return ofStore(
     directory,
     Effect.logWarning(

@@ -2,6 +2,7 @@
  * `flock(2)`, the very lock the Rust program takes. Node has no call for it; it is bound through `koffi`, which comes
  * compiled for each platform, and works in worker threads.
  */
+import { realpathSync } from "node:fs"
 import * as Module from "node:module"
 import { getSystemErrorName } from "node:util"
 
@@ -24,17 +25,26 @@ type Flock =
   }
   | { readonly command: string; readonly cause: unknown }
 
-/** Beside this module, or, in a bundle whose maker put another place's name into it, beside the program. */
+// A bundle's maker may have put the name of another place, or none, where a module asks for its own. A bundle in
+// CommonJS has the name of its file then; beside any other, the program is looked at, where it is, not where a link is.
+const places: ReadonlyArray<() => string | undefined> = [
+  () => import.meta.url,
+  () => typeof __filename === "string" ? __filename : undefined,
+  () => process.argv[1] === undefined ? undefined : realpathSync(process.argv[1])
+]
+
+/** Beside this module or, in a bundle, beside that or beside the program. */
 const load = (): Koffi => {
   let first: unknown
-  for (const place of [import.meta.url, process.argv[1]]) {
+  for (const place of places) {
     try {
-      if (place !== undefined) return Module.createRequire(place)("koffi") as Koffi
+      const from = place()
+      if (from !== undefined) return Module.createRequire(from)("koffi") as Koffi
     } catch (cause) {
       first ??= cause
     }
   }
-  throw first
+  throw first ?? new Error("this module does not know where it is, and there is no program")
 }
 
 const bind = (): Flock => {

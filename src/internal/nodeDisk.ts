@@ -152,12 +152,13 @@ const text_bytes_max = 64
 
 const readTextOf = (fd: number): string => {
   const bytes = Buffer.alloc(text_bytes_max)
-  for (let length = 0, attempt = 0;; attempt++) {
+  for (let length = 0, misses = 0;;) {
     const count = unlessInterrupted(() => NFS.readSync(fd, bytes, length, bytes.length - length, length))
     length += count
     if (length >= Math.min(bytes.length, NFS.fstatSync(fd).size)) return bytes.toString("latin1", 0, length)
+    misses = count === 0 ? misses + 1 : 0
     // Nothing, twice, of what the file has: a part of it is not what it says.
-    if (count === 0 && attempt > 0) throw Object.assign(new Error("nothing was read"), { code: "EIO" })
+    if (misses === 2) throw Object.assign(new Error("nothing was read"), { code: "EIO" })
   }
 }
 

@@ -1627,10 +1627,37 @@ const surviving = [
     caughtBy: "lets go of the files that it has open, for one more, where the process or the system can have no more"
   },
   {
+    name: "interrupted-release-leaks",
+    claim: "An interruption does not leave idle files open that nobody knows of any more.",
+    file: "src/internal/idleFiles.ts",
+    find: "? Effect.andThen(releaseAll, restore(opening))",
+    replace: "? Effect.andThen(restore(releaseAll), restore(opening))",
+    test: "test/reading.test.ts",
+    caughtBy: "closes all of them though it is interrupted, and once for all who wait for one"
+  },
+  {
+    name: "release-waited-for-by-one",
+    claim: "Who needs a descriptor while idle files are being closed waits for them.",
+    file: "src/internal/idleFiles.ts",
+    find: "if (underWay !== undefined) return Deferred.await(underWay)",
+    replace: "if (underWay !== undefined) return Effect.void",
+    test: "test/reading.test.ts",
+    caughtBy: "closes all of them though it is interrupted, and once for all who wait for one"
+  },
+  {
+    name: "growing-file-is-an-error",
+    claim: "A file that grows between two reads of nothing has not failed.",
+    file: "src/Disk.ts",
+    find: "if (size === size_then) return",
+    replace: "if (size_then >= 0) return",
+    test: "test/testing.test.ts",
+    caughtBy: "a file that grows while it is read has not failed where a read came just before"
+  },
+  {
     name: "read-of-nothing-is-the-end",
     claim: "A read that finds nothing is the end of a file only where the file ends.",
     file: "src/Disk.ts",
-    find: "if ((yield* file.size) <= here) break",
+    find: "if (size <= here) break",
     replace: "break",
     test: "test/failures.test.ts",
     caughtBy:

@@ -11,11 +11,12 @@
  * with anything but 0 has found it otherwise.
  */
 import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
 import * as Stream from "effect/Stream"
 import assert from "node:assert/strict"
 import * as fs from "node:fs"
 import { basename, join } from "node:path"
-import { Export, Kv, Log, Reader } from "../../dist/index.js"
+import { Export, Kv, Log, Reader, Recovery } from "../../dist/index.js"
 
 const [mode, root] = process.argv.slice(2)
 
@@ -269,6 +270,28 @@ const idle = Effect.gen(function*() {
       70
     )
     for (const kv of stores) yield* kv.put("more", "to come")
+
+    const other = join(root, "other")
+    yield* makeLog(other, 2)
+    const log = yield* Log.make({ directory: join(root, "log"), segmentSize: 100 })
+    const refs = yield* log.appendAll(numbers(100).map((text) => raw(text.padEnd(80))))
+    const reader = yield* Reader.make({ directory: log.directory })
+    const reopen = Effect.forEach(refs.slice(0, 60), reader.read, { discard: true })
+    const listing = Recovery.listSegments(other)
+    for (const width of [1, 4, 30]) {
+      for (const run of [Effect.forEach(refs.slice(-width), reader.read, { concurrency: "unbounded" }), listing]) {
+        yield* reopen
+        assert.equal(failureOf(yield* starved(0, run)), undefined)
+      }
+    }
+    for (let round = 0; round < 20; round++) {
+      yield* reopen
+      hold(0)
+      const fiber = yield* Effect.forkDetach(listing, { startImmediately: true })
+      yield* Effect.promise(() => new Promise((resolve) => setTimeout(resolve, 1)))
+      yield* Fiber.interrupt(fiber)
+      release()
+    }
     say({ name: "idle", free: 0, ok: true })
   }))
   assert.equal(openDescriptors(), before)
