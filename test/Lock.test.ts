@@ -361,9 +361,9 @@ describe("waiting", () => {
           return clock.sleep(duration)
         })
     })
-    const before = yield* Clock.currentTimeMillis
+    const before = performance.now()
     const value = yield* Effect.provideService(run, Clock.Clock, telling)
-    const waited = (yield* Clock.currentTimeMillis) - before
+    const waited = performance.now() - before
     return { value, delays, waited, delayed: delays.reduce((sum, delay) => sum + delay, 0) }
   })
 
@@ -394,10 +394,22 @@ describe("waiting", () => {
     Effect.gen(function*() {
       const directory = yield* temporaryDirectory
       yield* Lock.acquire(directory)
-      // Without that the attempts are behind 5, 15, 35, 75 and 155 ms of delays.
-      const { delayed, waited } = yield* withDelays(Effect.flip(Lock.acquire(directory, { wait: "120 millis" })))
-      assert.isAtLeast(waited, 115)
-      assert.isAtMost(delayed, 120)
+      // By a clock that only delays move.
+      let now_ms = 0
+      const delays: Array<number> = []
+      const clock = yield* Clock.Clock
+      const still: Clock.Clock = Object.assign(Object.create(clock) as Clock.Clock, {
+        monotonicTimeNanosUnsafe: () => BigInt(now_ms * 1_000_000),
+        monotonicTimeNanos: Effect.sync(() => BigInt(now_ms * 1_000_000)),
+        sleep: (duration: Duration.Duration) =>
+          Effect.sync(() => {
+            delays.push(Duration.toMillis(duration))
+            now_ms += Duration.toMillis(duration)
+          })
+      })
+      const waiting = Effect.flip(Lock.acquire(directory, { wait: "320 millis" }))
+      assert.strictEqual((yield* Effect.provideService(waiting, Clock.Clock, still))._tag, "LockHeld")
+      assert.deepStrictEqual(delays, [5, 10, 20, 40, 80, 100, 65])
     }))
 
   it.live("a wait that is neither a time nor a schedule is refused, though the lock is free", () =>
