@@ -37,7 +37,7 @@ afterAll(Cli.removeDirectories)
 
 const help = /^DESCRIPTION[^]*USAGE\n {2}datawal/
 
-describe.concurrent("usage", Cli.patience, () => {
+describe.concurrent("usage", () => {
   const commands = "scan get report verify dump check export compact salvage import put delete append repair".split(" ")
 
   it.each(commands)("`%s --help` explains the command with examples and ends with 0", async (command) => {
@@ -122,7 +122,7 @@ describe.concurrent("usage", Cli.patience, () => {
   })
 })
 
-describe.concurrent("a segment that was lost, or copied", Cli.patience, () => {
+describe.concurrent("a segment that was lost, or copied", () => {
   const store = async (segments = 3): Promise<string> => {
     const directory = NodePath.join(Cli.directory(), "store")
     await Effect.runPromise(Effect.scoped(Effect.gen(function*() {
@@ -203,7 +203,7 @@ const notes = (fixture: string, code: number): RegExp =>
     ? /^$/
     : /^datawal: error: .*\n$/
 
-describe.concurrent("fixtures", Cli.patience, () => {
+describe.concurrent("fixtures", () => {
   it.each(Object.keys(expected))("%s: scan and verify give its verdict, and touch nothing", async (name) => {
     const { open, reason, records, torn_bytes = 0, valid_prefix } = expected[name]!
     const store = fixture(name)
@@ -335,7 +335,7 @@ const printable = [
   ["a b".repeat(30), `"${"a b".repeat(30).slice(0, 64)}"...`]
 ] as const
 
-describe.concurrent("looking", Cli.patience, () => {
+describe.concurrent("looking", () => {
   it("scan renders each kind of bytes so that a line stays a line", async () => {
     const store = await newStore(printable.map(([text]) => ({ type: "Put", key: text, payload: text })))
     const [auto, hex, encoded, whole] = await Promise.all([

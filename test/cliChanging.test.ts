@@ -42,7 +42,7 @@ const newPath = (name: string): string => NodePath.join(Cli.directory(), name)
 
 const files = (directory: string): Array<string> => NFS.readdirSync(directory).sort()
 
-describe.concurrent("writing", Cli.patience, () => {
+describe.concurrent("writing", () => {
   it("put, delete and append print where the record stands, in both forms, and scan finds it there", async () => {
     const store = newPath("new/store")
     const put = await datawal(["put", store, "--key", "a", "one"])
@@ -266,7 +266,7 @@ describe.concurrent("writing", Cli.patience, () => {
   })
 })
 
-describe.concurrent("moving", Cli.patience, () => {
+describe.concurrent("moving", () => {
   it("export, import and export again give the same lines, through files and through pipes", async () => {
     const directory = Cli.directory()
     const at = (name: string) => NodePath.join(directory, name)
@@ -405,7 +405,7 @@ await Effect.runPromise(Effect.scoped(Effect.gen(function*() {
 })))
 `
 
-describe.concurrent("with other processes", Cli.patience, () => {
+describe.concurrent("with other processes", () => {
   it("a store that is being written can be looked at, copied, and not written by another", async () => {
     const store = newPath("store")
     const { child, ended } = Cli.start(process.execPath, ["--input-type=module", "--eval", writer, store], {
@@ -731,7 +731,7 @@ describe.concurrent("with other processes", Cli.patience, () => {
 const hasScript = String(ChildProcess.spawnSync("script", ["--version"]).stdout).includes("util-linux")
 if (!hasScript) process.stderr.write("SKIPPED: the tests on a terminal need `script` of util-linux\n")
 
-describe.skipIf(!hasScript)("on a terminal", Cli.patience, () => {
+describe.skipIf(!hasScript)("on a terminal", () => {
   const onTerminal = (command: string): Promise<Cli.Ran> => Cli.run("script", ["-qec", command, "/dev/null"])
   const node = `'${process.execPath}' '${Cli.command}'`
   const hasControls = (text: string): boolean =>

@@ -82,7 +82,7 @@ beforeAll(() => {
   const tsc = path.join(root, "node_modules", "typescript", "bin", "tsc")
   const compiled = spawnSync(process.execPath, [tsc, "-p", work], { encoding: "utf8" })
   if (compiled.status !== 0) throw new Error(`an example does not compile:\n${compiled.stdout}`)
-}, 120_000)
+})
 
 afterAll(() => fs.rmSync(work, { recursive: true, force: true }))
 

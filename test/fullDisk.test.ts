@@ -536,7 +536,6 @@ describe.skipIf(why !== undefined)(`the command on a full disk${because("the com
           [listed.code, listed.stderr],
           [1, "datawal: error: cannot write to standard output: ENOSPC\n"]
         )
-      }),
-    { timeout: 180_000 }
+      })
   )
 })

@@ -91,7 +91,7 @@ describe("many values at once", () => {
       yield* assertOuts(kv, model, root)
       const reader = yield* Kv.makeReader({ directory: kv.directory })
       yield* assertHolds(reader, model)
-    }), 60_000)
+    }))
 
   it.live("may take more than a window holds, and some more than one read does", () =>
     Effect.gen(function*() {
@@ -106,7 +106,7 @@ describe("many values at once", () => {
       )
       yield* assertHolds(kv, model)
       yield* assertOuts(kv, model, root)
-    }), 60_000)
+    }))
 
   it.effect("take one read for many neighbours in the files, in whatever order their keys are", () =>
     Effect.gen(function*() {
@@ -254,7 +254,7 @@ describe("many values at once", () => {
       assert.isAtLeast(yield* turnsOf(Export.toFile(kv, NodePath.join(root, "out.jsonl"))), 20)
       assert.isAtLeast(yield* turnsOf(kv.compactTo(NodePath.join(root, "target"))), 20)
       clearInterval(timer)
-    }), 60_000)
+    }))
 
   it.live("leave others their turn also where no read succeeds", () =>
     Effect.gen(function*() {
@@ -318,7 +318,7 @@ describe("many values at once", () => {
       assert.isAbove(peak, 10_000_000)
       // What is no longer used may take a while to be given back.
       assert.isAtMost(peak, 60_000_000)
-    }), 60_000)
+    }))
 })
 
 /** Puts with no txid yet, back to back. */

@@ -286,6 +286,6 @@ describe("any sequence of operations", () => {
         }).pipe(Effect.ensuring(subject.close))
         assert.deepStrictEqual(descriptors().filter((path) => path.startsWith(subject.root)), [])
       })),
-    { arbitrary: { runs: 60 }, timeout: 120_000 }
+    { arbitrary: { runs: 60 } }
   )
 })

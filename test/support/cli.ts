@@ -32,9 +32,6 @@ export interface Ran {
   readonly err: string
 }
 
-/** Tests that wait for their turn take a while on a busy machine. */
-export const patience = { timeout: 180_000 }
-
 // Two processes at a time: as many as the smallest machine has cores.
 let free = 2
 const waiting: Array<() => void> = []
