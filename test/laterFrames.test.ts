@@ -303,9 +303,11 @@ const cost = (bytes: Uint8Array, wanted: number) =>
       tick()
       round = setImmediate(again)
     })
-    const found = yield* countLaterFrames(fileOf(bytes, { onRead: tick }), 0, bytes.length, 1)
+    const found = yield* Effect.ensuring(
+      countLaterFrames(fileOf(bytes, { onRead: tick }), 0, bytes.length, 1),
+      Effect.sync(() => clearImmediate(round))
+    )
     tick()
-    clearImmediate(round)
     assert.strictEqual(found, wanted)
     return { cpu_ms: last - start, heap_bytes: most - heap, step_ms } satisfies Cost
   })
