@@ -152,7 +152,8 @@ describe("examples in ts", () => {
 
 const escaped = (text: string): string => text.replaceAll(/[.*+?^${}()|[\]\\]/g, "\\$&").replaceAll("…", "[\\s\\S]*")
 
-describe("examples at the console", () => {
+// Dozens of processes one after the other.
+describe("examples at the console", { timeout: 900_000 }, () => {
   for (const file of documents) {
     const sessions = fences.filter((fence) => fence.file === file && fence.language === "console")
     if (sessions.length === 0) continue
