@@ -55,9 +55,9 @@ export default defineConfig({
     // Names are sentences, and are looked for by their whole text.
     taskTitleValueFormatTruncate: 0,
     env: certificates === undefined ? {} : { NPM_CERTIFICATES: certificates },
-    // For what hangs: on a busy machine, tests that start processes take ten times as long as on a quiet one.
-    testTimeout: 180_000,
-    hookTimeout: 180_000,
+    // Ends what hangs. What takes seconds on a machine of its own took minutes on one that others used, too.
+    testTimeout: 300_000,
+    hookTimeout: 300_000,
     pool: "forks",
     // Most tests make little that lives long: with Node's 16 MiB for what is new, collecting it took a sixth of the time.
     execArgv: ["--max-semi-space-size=64"],

@@ -510,8 +510,7 @@ describe("import", () => {
         )
         assert.deepInclude(error, { _tag: "InvalidLine", line: 2 })
         assert.strictEqual(text(yield* kv.get("a")), "1")
-      }),
-    60_000
+      })
   )
 
   it.effect("a line without end is refused once it is longer than any record, and what follows is not read", () =>

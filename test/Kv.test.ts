@@ -1414,6 +1414,7 @@ describe("values and the memory they are in", () => {
         turns++
         immediate = setImmediate(turn)
       })
+      yield* Effect.addFinalizer(() => Effect.sync(() => clearImmediate(immediate)))
       const turnsIn = (each: Effect.Effect<unknown, unknown>) =>
         Effect.gen(function*() {
           turns = 0
@@ -1436,7 +1437,6 @@ describe("values and the memory they are in", () => {
         isOver = true
         assert.isAtLeast(yield* turnsIn(call), 10)
       }
-      clearImmediate(immediate)
     }))
 })
 

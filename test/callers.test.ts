@@ -358,8 +358,8 @@ describe("an index without room", () => {
         const set = vi.spyOn(Keydir.prototype, "set").mockImplementationOnce(() => {
           throw new RangeError("no memory")
         })
-        assert.isTrue(Exit.hasDies(yield* Effect.exit(kv.put("b", "2"))))
-        set.mockRestore()
+        const exit = yield* Effect.ensuring(Effect.exit(kv.put("b", "2")), Effect.sync(() => set.mockRestore()))
+        assert.isTrue(Exit.hasDies(exit))
         yield* kv.put("c", "3")
       }))
       const kv = yield* Kv.make({ directory, checkpoint: "always" })

@@ -742,11 +742,11 @@ describe.skipIf(!hasScript)("on a terminal", () => {
   it("long work shows a bar while it lasts and leaves the line and the cursor as they were", async () => {
     const lines = newPath("lines")
     const line = `{"key_b64":"${base64("a")}","value_b64":""}`
-    // The second line comes a while after the work on the first has begun.
-    const begun = `until [ -e '${lines}/00000001.dwal' ]; do sleep 0.1; done; sleep 2`
-    const ran = await onTerminal(
-      `(echo '${line}'; ${begun}; echo '${line}') | ${node} import '${lines}' -`
-    )
+    // The second line comes when the bar is there, and at the latest after a minute.
+    const said = newPath("said")
+    const shown = `for i in $(seq 600); do grep -q 'import [01] records' '${said}' && break; sleep 0.1; done`
+    const command = `(echo '${line}'; ${shown}; echo '${line}') | ${node} import '${lines}' -`
+    const ran = await Cli.run("script", ["-qefc", command, said])
     assert.strictEqual(ran.code, 0)
     assert.match(ran.out, /import [01] records/)
     const [, after] = ran.out.split("\u001B[?25h")

@@ -82,7 +82,7 @@ beforeAll(() => {
   const tsc = path.join(root, "node_modules", "typescript", "bin", "tsc")
   const compiled = spawnSync(process.execPath, [tsc, "-p", work], { encoding: "utf8" })
   if (compiled.status !== 0) throw new Error(`an example does not compile:\n${compiled.stdout}`)
-}, 120_000)
+})
 
 afterAll(() => fs.rmSync(work, { recursive: true, force: true }))
 
@@ -152,7 +152,8 @@ describe("examples in ts", () => {
 
 const escaped = (text: string): string => text.replaceAll(/[.*+?^${}()|[\]\\]/g, "\\$&").replaceAll("…", "[\\s\\S]*")
 
-describe("examples at the console", () => {
+// Dozens of processes one after the other.
+describe("examples at the console", { timeout: 900_000 }, () => {
   for (const file of documents) {
     const sessions = fences.filter((fence) => fence.file === file && fence.language === "console")
     if (sessions.length === 0) continue

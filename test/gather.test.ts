@@ -248,12 +248,12 @@ describe("many values at once", () => {
       const { kv } = yield* filled(NodePath.join(root, "store"), 60_000, () => 100)
       let turns = 0
       const timer = setInterval(() => turns++, 0)
+      yield* Effect.addFinalizer(() => Effect.sync(() => clearInterval(timer)))
       const turnsOf = (work: Effect.Effect<unknown, unknown>) =>
         Effect.map(Effect.andThen(Effect.sync(() => turns = 0), work), () => turns)
       assert.isAtLeast(yield* turnsOf(Stream.runDrain(kv.entries({ ordered: true }))), 20)
       assert.isAtLeast(yield* turnsOf(Export.toFile(kv, NodePath.join(root, "out.jsonl"))), 20)
       assert.isAtLeast(yield* turnsOf(kv.compactTo(NodePath.join(root, "target"))), 20)
-      clearInterval(timer)
     }))
 
   it.live("leave others their turn also where no read succeeds", () =>
@@ -280,8 +280,8 @@ describe("many values at once", () => {
         turns++
         immediate = setImmediate(turn)
       })
+      yield* Effect.addFinalizer(() => Effect.sync(() => clearImmediate(immediate)))
       assert.strictEqual((yield* Effect.flip(Stream.runDrain(kv.entries())))._tag, "IoError")
-      clearImmediate(immediate)
       assert.isAtLeast(turns, 250)
     }))
 

@@ -15,6 +15,13 @@ import { largeDirectory, noise, put } from "./support/stores.ts"
 
 const launcher = fileURLToPath(new URL("../scripts/main-job.mjs", import.meta.url))
 
+/** Stops where the files are loaded and synced, and not compared yet; `go on` is to be sent to it then. */
+const heldJob = (...args: ReadonlyArray<string>) =>
+  Effect.tap(
+    start(process.execPath, ["--import", new URL("support/heldJob.mjs", import.meta.url).href, launcher, ...args]),
+    (child) => child.until("2. Kill")
+  )
+
 const job = (...args: ReadonlyArray<string>) => run(process.execPath, [launcher, ...args])
 
 const names = [
@@ -81,9 +88,8 @@ describe("the main job", () => {
   it.live("a store that holds other bytes than the source makes it fail, and is named", () =>
     Effect.gen(function*() {
       const { out, source } = yield* sourceDirectory
-      const child = yield* start(process.execPath, [launcher, source, "--out", out, "--kills", "1"])
-      yield* child.until("2. Kill")
-      // The files are loaded and synced, and not compared yet. The first record is replaced by another, as sound.
+      const child = yield* heldJob(source, "--out", out, "--kills", "1")
+      // The first record is replaced by another, as sound.
       const segment = Recovery.segmentPath(NodePath.join(out, "store"), 1)
       const planted = put(1, "file/a.txt", noise(1_000, 77))
       const fd = NFS.openSync(segment, "r+")
@@ -92,6 +98,7 @@ describe("the main job", () => {
       assert.deepStrictEqual(before, Buffer.from(put(1, "file/a.txt", noise(1_000, 1))))
       NFS.writeSync(fd, planted, 0, planted.length, 0)
       NFS.closeSync(fd)
+      yield* child.send("go on")
       const { code, stderr, stdout } = yield* child.ended
       assert.strictEqual(code, 1, stdout + stderr)
       assert.match(stdout, /! 8 values, .* compared with the files they came from: 1 NOT the same/)
@@ -102,11 +109,11 @@ describe("the main job", () => {
   it.live("a store that is damaged makes it fail with the store's own error", () =>
     Effect.gen(function*() {
       const { out, source } = yield* sourceDirectory
-      const child = yield* start(process.execPath, [launcher, source, "--out", out, "--kills", "1"])
-      yield* child.until("2. Kill")
+      const child = yield* heldJob(source, "--out", out, "--kills", "1")
       const fd = NFS.openSync(Recovery.segmentPath(NodePath.join(out, "store"), 1), "r+")
       NFS.writeSync(fd, noise(1, 5), 0, 1, 100)
       NFS.closeSync(fd)
+      yield* child.send("go on")
       const { code, stderr, stdout } = yield* child.ended
       assert.strictEqual(code, 1, stdout + stderr)
       assert.match(stderr, /main-job: error: .*\n$/)
@@ -115,16 +122,9 @@ describe("the main job", () => {
   it.live("stores left inside the source are not loaded, and a file that is changed meanwhile is no difference", () =>
     Effect.gen(function*() {
       const { source } = yield* sourceDirectory
-      const child = yield* start(process.execPath, [
-        launcher,
-        source,
-        "--kills",
-        "1",
-        "--out",
-        NodePath.join(source, "sub", "out")
-      ])
-      yield* child.until("2. Kill")
+      const child = yield* heldJob(source, "--kills", "1", "--out", NodePath.join(source, "sub", "out"))
       NFS.writeFileSync(NodePath.join(source, "ünïcode.txt"), "new")
+      yield* child.send("go on")
       const { code, stderr, stdout } = yield* child.ended
       assert.strictEqual(code, 0, stdout + stderr)
       assert.match(stdout, /throughput\n[ -]+\n +8 /)

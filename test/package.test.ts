@@ -130,7 +130,7 @@ beforeAll(() => {
       include: ["src"]
     })
   )
-}, 180_000)
+})
 
 afterAll(() => fs.rmSync(project, { recursive: true, force: true }))
 

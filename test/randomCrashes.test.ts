@@ -18,7 +18,6 @@ afterAll(() => {
 
 const lives = 160
 const batch = 80
-const patience_ms = 300_000
 
 describe("nothing synced is lost in a random life of faults and crashes", () => {
   for (let seed = 1; seed < lives; seed += batch) {
@@ -26,7 +25,7 @@ describe("nothing synced is lost in a random life of faults and crashes", () => 
       Effect.gen(function*() {
         const failure = yield* torture(seed, batch, total)
         if (failure !== undefined) assert.fail(failure)
-      }), patience_ms)
+      }))
   }
 
   it.live("one seed is one life", () =>

@@ -361,6 +361,8 @@ describe("files that may not be written", () => {
       const closed = NodePath.join(NodePath.dirname(own), "closed")
       const directory = NodePath.join(closed, "store")
       yield* threeSegments(directory)
+      // Whatever rights this machine gives to what is made anew.
+      for (const name of NFS.readdirSync(directory)) NFS.chmodSync(NodePath.join(directory, name), 0o644)
       NFS.chmodSync(NodePath.join(directory, ".lock"), 0o444)
       NFS.chmodSync(directory, 0o555)
       NFS.chmodSync(closed, 0o555)

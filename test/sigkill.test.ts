@@ -425,7 +425,7 @@ const repairWork: MakeWork = (root) =>
     return { name: "repair", start: () => known, check, finish: check({ written: [], synced: [], torn: [] }) }
   })
 
-describe("a process killed with SIGKILL", { timeout: 180_000 + 2_000 * kills }, () => {
+describe("a process killed with SIGKILL", { timeout: 300_000 + 2_000 * kills }, () => {
   afterAll(() => {
     removeBundles()
     const { kills, tails, unfinished } = counts

@@ -7,6 +7,7 @@ process.stdin.once("end", () => process.exit(1)).resume().unref()
 
 export default defineConfig({
   ...project,
-  // A fault may well hang. Names are whole, so that each is that of one test.
+  // Names are whole, so that each is that of one test.
+  // Some faults are seen in that the test hangs, and the runner itself waits for no more than three minutes.
   test: { ...project.test, globalSetup: [], taskTitleValueFormatTruncate: 0, testTimeout: 60_000, hookTimeout: 60_000 }
 })

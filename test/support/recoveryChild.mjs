@@ -1,8 +1,9 @@
 /**
  * The processes beside the recovery tests. They run the built package, as a user's would.
  *
- *   write DIRECTORY MS    opens the log and appends records, some of them large, for so long; says "open" and then "done N"
- *   pieces DIRECTORY MS   the same records written by hand, a few bytes at a time: every half-written frame is on show
+ *   write DIRECTORY       opens the log and appends records, some of them large, until it is told "enough"; says "open"
+ *                         and then "done N"
+ *   pieces DIRECTORY      the same records written by hand, a few bytes at a time: every half-written frame is on show
  *   memory DIRECTORY      reads everything, then opens it for write; says how many records, and the most memory it ever
  *                         took
  */
@@ -10,7 +11,7 @@ import { Effect, Stream } from "effect"
 import * as NFS from "node:fs"
 import { Frame, Log, Reader } from "../../dist/index.js"
 
-const [mode, directory, argument] = process.argv.slice(2)
+const [mode, directory] = process.argv.slice(2)
 const say = (line) => NFS.writeSync(1, `${line}\n`)
 
 /** Record `txid` of both writers: its length and bytes follow from its number, and it holds a log of old records. */
@@ -23,30 +24,50 @@ const payloadOf = (txid) => {
   return payload
 }
 
-const pause = () => new Promise((resolve) => setTimeout(resolve, 1))
+let isEnough = false
+const enough = () => {
+  isEnough = true
+  process.stdin.destroy()
+}
+// Whoever only reads is told nothing. Whoever writes must not go on when nobody is there any more.
+if (mode !== "memory") { for (const event of ["data", "end", "error"]) process.stdin.once(event, enough) }
+
+/** So much is written that it does not matter how slow the reader is; then there is no more until it has had enough. */
+const written_bytes_max = 150_000_000
+let written_bytes = 0
+
+const mustWait = () => written_bytes > written_bytes_max && !isEnough()
+
+const pause = async () => {
+  do await new Promise((resolve) => setTimeout(resolve, 1))
+  while (mustWait())
+}
 
 const empty = new Uint8Array(0)
 
-const write = (until) =>
+const write = () =>
   Effect.scoped(Effect.gen(function*() {
     const log = yield* Log.make({ directory, segmentSize: 16_000_000 })
     say("open")
     let txid = 0
-    while (performance.now() < until) {
+    while (!isEnough()) {
       txid++
-      yield* log.append(payloadOf(txid))
+      const payload = payloadOf(txid)
+      yield* log.append(payload)
+      written_bytes += payload.length
       if (txid % 2 === 0) yield* Effect.promise(pause)
     }
     return txid
   }))
 
-const pieces = async (until) => {
+const pieces = async () => {
   const descriptor = NFS.openSync(`${directory}/00000001.dwal`, "a")
   say("open")
   let txid = 0
-  while (performance.now() < until) {
+  while (!isEnough()) {
     txid++
     const payload = payloadOf(txid)
+    written_bytes += payload.length
     const bytes = new Uint8Array(Frame.encodedLength(0, payload.length))
     Frame.encodeInto(bytes, 0, "Raw", txid, empty, payload)
     // The header a byte at a time, the rest in pieces of odd sizes; it rests in the middle of a frame, never behind one.
@@ -60,9 +81,8 @@ const pieces = async (until) => {
   return txid
 }
 
-const until = performance.now() + Number(argument)
-if (mode === "write") say(`done ${await Effect.runPromise(write(until))}`)
-if (mode === "pieces") say(`done ${await pieces(until)}`)
+if (mode === "write") say(`done ${await Effect.runPromise(write())}`)
+if (mode === "pieces") say(`done ${await pieces()}`)
 if (mode === "memory") {
   const read = await Effect.runPromise(Effect.scoped(
     Effect.flatMap(Reader.make({ directory }), (reader) => Stream.runCount(reader.stream))

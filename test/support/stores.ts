@@ -53,10 +53,14 @@ export const tornName = (id: number, offset: number): string => `${String(id).pa
 // in this process can tell; the calls are the same.
 const memory_directory = "/dev/shm"
 
+/** Some stores are large: the 64 MiB that a container has there, unless it is told otherwise, are not enough. */
+const memory_bytes_min = 1_073_741_824
+
 const root = ((): string => {
   try {
     NFS.accessSync(memory_directory, NFS.constants.W_OK)
-    return memory_directory
+    const { bavail, bsize } = NFS.statfsSync(memory_directory)
+    return bavail * bsize < memory_bytes_min ? NodeOS.tmpdir() : memory_directory
   } catch {
     return NodeOS.tmpdir()
   }
