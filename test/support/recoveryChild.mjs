@@ -24,9 +24,10 @@ const payloadOf = (txid) => {
   return payload
 }
 
-let isEnough = false
+let wasTold = false
+const isEnough = () => wasTold
 const enough = () => {
-  isEnough = true
+  wasTold = true
   process.stdin.destroy()
 }
 // Whoever only reads is told nothing. Whoever writes must not go on when nobody is there any more.
