@@ -491,13 +491,17 @@ describe("beside a live writer in another process", () => {
     yield* writer.until("open")
     const reader = yield* Reader.make({ directory })
     const started = performance.now()
-    for (let passes = 0; passes < 4 || performance.now() - started < 1_500 || !isEnough(); passes++) yield* look(reader)
+    let passes = 0
+    const ending = yield* Effect.forkScoped(writer.ended, { startImmediately: true })
+    const writes = () => ending.pollUnsafe() === undefined
+    const goesOn = () => passes < 4 || performance.now() - started < 1_500 || !isEnough()
+    for (; writes() && goesOn(); passes++) yield* look(reader)
     yield* writer.send("enough")
     const done = () => writer.lines.find((line) => line.startsWith("done"))
-    while (done() === undefined) yield* look(reader)
-    yield* look(reader)
+    while (writes() && done() === undefined) yield* look(reader)
     const ended = yield* writer.ended
     assert.strictEqual(ended.code, 0, ended.stderr)
+    yield* look(reader)
     return Number(done()!.slice(5))
   })
 

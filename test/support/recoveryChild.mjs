@@ -24,14 +24,11 @@ const payloadOf = (txid) => {
   return payload
 }
 
-let wasTold = false
-const isEnough = () => wasTold
-const enough = () => {
-  wasTold = true
-  process.stdin.destroy()
-}
+const isEnough = () => process.stdin.destroyed
 // Whoever only reads is told nothing. Whoever writes must not go on when nobody is there any more.
-if (mode !== "memory") { for (const event of ["data", "end", "error"]) process.stdin.once(event, enough) }
+if (mode !== "memory") {
+  for (const event of ["data", "end", "error"]) process.stdin.once(event, () => process.stdin.destroy())
+}
 
 /** So much is written that it does not matter how slow the reader is; then there is no more until it has had enough. */
 const written_bytes_max = 150_000_000
